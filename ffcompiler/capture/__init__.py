@@ -1,0 +1,9 @@
+"""From the user's function to a `Program`: run it once under a recorder, unify the steps of its loop, build graphs.
+
+The function is run a second time on other inputs; a program whose calls, numbers or values differ then is refused,
+since a tracer that silently bakes a value is the commonest way to be wrong.
+"""
+
+from .capture import Captured, Checkpoint, Replay, capture, describe_arguments
+
+__all__ = ["Captured", "Checkpoint", "Replay", "capture", "describe_arguments"]

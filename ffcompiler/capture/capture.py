@@ -1,0 +1,258 @@
+"""The driver of capture: two recorded runs, then graphs with program-wide names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CaptureError
+from ..graph import Graph, Ref, Value
+from ..loops import FirstStep, drive_loops
+from ..plan import Leaf, Loop, Program, Result, Signature, Weight, WeightKind
+from ..trees import flatten, unflatten
+from .freeze import Freezer
+from .functional import Functional, LiteralKey, Tables
+from .record import Carried, Made, Outside, Recorder, Segment, Token, tensor_type
+from .run import Run
+from .weights import Place, Surroundings
+
+REPEAT_ALL_BELOW = 10.0
+"""Seconds: a reference faster than this is run whole a second time; of a slower one only a few steps are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state before and after the step at ``position``, as the user's own body computed it."""
+
+    position: int
+    before: tuple[Tensor, ...]
+    after: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What the function did on second inputs, for the program to be compared with."""
+
+    arguments: tuple[Tensor, ...]
+    init: tuple[Tensor, ...]
+    checkpoints: tuple[Checkpoint, ...]
+    final: tuple[Tensor, ...]
+    results: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    program: Program
+    places: Mapping[str, Place]  # weight name -> where to fetch it
+    surroundings: Surroundings
+    replays: tuple[Replay, ...]
+    sources: tuple[str, ...] = ()
+
+
+def capture(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Captured:
+    """The program of ``function`` as it runs on ``args`` and ``kwargs``, and what it takes to trust and to run it.
+
+    Raises `CaptureError`: no marked loop, steps that differ, values that leave the tensor world, hidden state.
+    """
+    kwargs = dict(kwargs or {})
+    signature, tensors = describe_arguments(function, args, kwargs)
+    with torch.no_grad(), drive_loops(FirstStep()):
+        function(*args, **kwargs)
+    surroundings = Surroundings.of(function)
+    with surroundings.watch_calls():
+        run = Run(Recorder(tensors), progress=progress).record(function, args, kwargs)
+    keep = frozenset({0, 1, (run.hi - run.lo) // 2, run.hi - run.lo - 1})
+    first = _replay(tensors, run)
+    second = _second_run(function, (args, kwargs), run, keep)
+    builder = Builder(run, signature, tensors, surroundings)
+    program = builder.program()
+    return Captured(program, builder.places, surroundings, (first, second))
+
+
+def describe_arguments(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Signature, list[Tensor]]:
+    """The signature of a call, and its tensors in order.
+
+    Raises `CaptureError` for a leaf that is neither a tensor nor a plain constant.
+    """
+    positional, positional_tree = flatten(list(args))
+    by_name, keyword_tree = flatten(dict(kwargs))
+    names = _parameter_names(function)
+    described, tensors = [], []
+    for label, leaf in [(_label(p, names), v) for p, v in positional] + [(p[2:].replace("']", "", 1), v) for p, v in by_name]:
+        if isinstance(leaf, Tensor):
+            described.append(Leaf(label, f"a{len(tensors)}", tensor_type(leaf)))
+            tensors.append(leaf)
+        elif isinstance(leaf, bool | int | float | str) or leaf is None:
+            described.append(Leaf(label, None, None, repr(leaf)))
+        else:
+            raise CaptureError(f"argument {label} is a {type(leaf).__name__}; tensors and plain constants are accepted")
+    return Signature(tuple(described), f"[{positional_tree},{keyword_tree}]"), tensors
+
+
+def _parameter_names(function: Callable[..., Any]) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _label(path: str, names: list[str]) -> str:
+    """``noise`` or ``batch['mask']`` for the path of a positional argument."""
+    index, _, rest = path.removeprefix("[").partition("]")
+    return (names[int(index)] if int(index) < len(names) else f"argument {index}") + rest
+
+
+def _second_run(function: Callable[..., Any], call: Any, run: Run, keep: frozenset[int]) -> Replay:
+    """Run the function again on shuffled inputs and require the same calls and numbers."""
+    leaves, tree = flatten(call)
+    other = [shuffled(leaf) if isinstance(leaf, Tensor) else leaf for _, leaf in leaves]
+    args, kwargs = unflatten(tree, other)
+    tensors = [leaf for leaf in other if isinstance(leaf, Tensor)]
+    again = Run(Recorder(tensors), first=run, keep=keep, only_kept=run.seconds > REPEAT_ALL_BELOW)
+    again.record(function, args, kwargs)
+    for what, was, now in (("before", run.prologue, again.prologue), ("after", run.epilogue, again.epilogue)):
+        if (was.calls, was.results) != (now.calls, now.results) or not _same_numbers(was.numbers, now.numbers):
+            raise CaptureError(
+                f"what the function does {what} the loop differs with other inputs: it depends on their values, "
+                "or on something besides its arguments\n  move the decision out of the function, or into tensors"
+            )
+    return _replay(tensors, again)
+
+
+def _same_numbers(was: Iterable[float], now: Iterable[float]) -> bool:
+    return all(a == b or (a != a and b != b) for a, b in zip(was, now, strict=True))
+
+
+def shuffled(t: Tensor) -> Tensor:
+    """The same elements in another order: other inputs from the same domain, of the same layout."""
+    order = torch.randperm(t.numel(), generator=torch.Generator().manual_seed(1)).to(t.device)
+    other = torch.empty_like(t)
+    return other.copy_(t.reshape(-1)[order].reshape(t.shape))
+
+
+def _replay(arguments: list[Tensor], run: Run) -> Replay:
+    checkpoints = tuple(Checkpoint(p, before, after) for p, (before, after) in sorted(run.states.items()))
+    results = tuple(leaf for _, leaf in flatten(run.result)[0] if isinstance(leaf, Tensor))
+    return Replay(tuple(arguments), run.states[0][0], checkpoints, run.final, results)
+
+
+@dataclass(slots=True)
+class Builder:
+    """Graphs with program-wide names from a recorded run."""
+
+    run: Run
+    signature: Signature
+    arguments: list[Tensor]
+    surroundings: Surroundings
+    tables: Tables = field(default_factory=Tables)
+    weights: dict[Any, Weight] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
+    known: dict[Outside, tuple[str, Tensor]] = field(default_factory=dict)
+
+    def program(self) -> Program:
+        self.known = {Outside(i): (f"a{i}", t) for i, t in enumerate(self.arguments)}
+        run, template = self.run, self.run.steps.template
+        assert template is not None
+        body = self._functional(template, run.steps.columns())
+        epilogue = self._functional(run.epilogue, [(n,) for n in run.epilogue.numbers])
+        used = [t for t in (*body.inputs, *epilogue.inputs, *run.init, *run.epilogue.results) if isinstance(t, Outside)]
+        prologue_graph = self._prologue([t for t in dict.fromkeys(used) if t.handle in run.made])
+        carry = tuple(Value(f"c{i}", tensor_type(t)) for i, t in enumerate(run.states[0][0]))
+        body_graph, _ = self._freeze("b", body, run.states[0][0])
+        epilogue_graph, _ = self._freeze("e", epilogue, run.final)
+        loop = Loop(
+            run.lo,
+            run.hi,
+            tuple(self.tables.rows),
+            carry,
+            tuple(Ref(self._name(t)[0]) for t in run.init),
+            run.tree,
+            body_graph,
+        )
+        result = self._result(epilogue_graph)
+        weights = tuple(sorted(self.weights.values(), key=lambda w: int(w.name[1:])))
+        return Program(self.signature, weights, prologue_graph, loop, epilogue_graph, result)
+
+    def _functional(self, segment: Segment, columns: list[tuple[int | float, ...]]) -> Functional:
+        return Functional(segment, columns, self.tables, self._shape)
+
+    def _prologue(self, needed: list[Outside]) -> Graph:
+        """The prologue with what later graphs read as outputs; names those values for them."""
+        made = [self.run.made[t.handle] for t in needed]
+        self.run.prologue.results = tuple(dict.fromkeys(made))
+        functional = self._functional(self.run.prologue, [(n,) for n in self.run.prologue.numbers])
+        graph, values = self._freeze("p", functional, ())
+        by_token = dict(zip(self.run.prologue.results, zip(graph.outputs, values, strict=True), strict=True))
+        for outside, token in zip(needed, made, strict=True):
+            ref, value = by_token[token]
+            self.known[outside] = (ref.name, value)
+        return graph
+
+    def _freeze(
+        self, prefix: str, functional: Functional, state: tuple[Tensor, ...]
+    ) -> tuple[Graph, tuple[Tensor, ...]]:
+        names, tensors = {}, {}
+        for key, node in functional.inputs.items():
+            names[node.name], tensors[node.name] = self._state(key, state) or self._name(key)
+        numbers = [row[0] for row in self.tables.rows]
+        device = self.arguments[0].device if self.arguments else torch.device("cpu")
+        return Freezer(prefix, device, names, tensors, numbers).freeze(functional.graph)
+
+    def _state(self, key: Token | LiteralKey, state: tuple[Tensor, ...]) -> tuple[str, Tensor] | None:
+        return (f"c{key.leaf}", state[key.leaf]) if isinstance(key, Carried) else None
+
+    def _name(self, key: Token | LiteralKey) -> tuple[str, Tensor]:
+        """Name and value of an argument, a prologue value or a weight."""
+        if isinstance(key, Outside) and key in self.known:
+            return self.known[key]
+        if key not in self.weights:
+            self._add_weight(key)
+        weight = self.weights[key]
+        return weight.name, self.places[weight.name].fetch()
+
+    def _add_weight(self, key: Token | LiteralKey) -> None:
+        if isinstance(key, LiteralKey):
+            literal = torch.tensor(key.numbers, dtype=key.dtype).reshape(key.shape)
+            place = Place("a literal", WeightKind.CONSTANT, lambda: literal)
+        else:
+            assert isinstance(key, Outside)
+            tensor = self.run.recorder.outside[key.handle]
+            place = self.surroundings.place(tensor)
+            if key.handle in self.run.recorder.literals:
+                place = Place("a literal", WeightKind.CONSTANT, lambda: tensor)
+        name = f"w{len(self.weights)}"
+        self.weights[key] = Weight(name, place.kind, place.path, tensor_type(place.fetch()))
+        self.places[name] = place
+
+    def _shape(self, token: Token) -> tuple[int, ...]:
+        if isinstance(token, Carried):
+            return tuple(self.run.final[token.leaf].shape)
+        assert isinstance(token, Outside)
+        return tuple(self.run.recorder.outside[token.handle].shape)
+
+    def _result(self, epilogue: Graph) -> Result:
+        leaves, tree = flatten(self.run.result)
+        outputs = iter(epilogue.outputs)
+        described = []
+        for path, leaf in leaves:
+            label = f"result{path}"
+            if isinstance(leaf, Tensor):
+                ref = next(outputs)
+                described.append(Leaf(label, ref.name, tensor_type(leaf)))
+            elif isinstance(leaf, bool | int | float | str) or leaf is None:
+                described.append(Leaf(label, None, None, repr(leaf)))
+            else:
+                raise CaptureError(f"{label} is a {type(leaf).__name__}; tensors and plain constants can be returned")
+        return Result(tuple(described), tree)

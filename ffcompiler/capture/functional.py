@@ -1,0 +1,390 @@
+"""A recorded segment to a functional graph in torch.fx: views stay views, writes become new values.
+
+A write through a view is carried back to the tensor that the view was taken from (``select_scatter`` and so on), and
+every later read of that tensor, or of another view of it, sees the new value. Numbers that differ from step to step
+become placeholders ``step0, step1, ...`` of the graph.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import fx
+
+from ..errors import CaptureError
+from .record import Call, Carried, Literal, Made, Number, Outside, Segment, Token
+
+aten = torch.ops.aten
+Chain: TypeAlias = "tuple[View, ...]"
+
+
+class Tables:
+    """The per-step tables of a loop; equal ones are shared."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int | float, ...]] = []
+
+    def index(self, values: tuple[int | float, ...]) -> int:
+        key = tuple((type(v), v) for v in values)
+        for index, row in enumerate(self.rows):
+            if tuple((type(v), v) for v in row) == key:
+                return index
+        self.rows.append(values)
+        return len(self.rows) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One view call, and the shape of what it was taken from."""
+
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    of: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Alias:
+    """A tensor as a chain of views of a root; ``node`` is its value while the root is at ``version``."""
+
+    root: Token
+    views: Chain
+    node: Any
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiteralKey:
+    """A small tensor written out in the code, the same at every step."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    numbers: tuple[int | float, ...]
+
+
+class Functional:
+    """Builds the fx graph of one segment.
+
+    ``columns``: for each number of the segment its value at every step (one value for prologue and epilogue).
+    ``outside``: shapes of the tensors that the segment is handed.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        columns: Sequence[tuple[int | float, ...]],
+        tables: Tables,
+        shape_of: Callable[[Token], tuple[int, ...]],
+    ) -> None:
+        self.segment = segment
+        self.columns = columns
+        self.tables = tables
+        self.graph = fx.Graph()
+        self.inputs: dict[Token | LiteralKey, fx.Node] = {}
+        self.steps: dict[int, fx.Node] = {}
+        self._shape_of_outside = shape_of
+        self._aliases: dict[Token, Alias] = {}
+        self._roots: dict[Token, tuple[Any, int]] = {}
+        self._literals: dict[Token, Literal] = {}
+        self._source = ""
+        self._anchor = self.graph.call_function(len, ((),))  # placeholders are inserted before it
+        self._build()
+
+    def _build(self) -> None:
+        """Fill the graph; its outputs are the tensors among the segment's results, in order."""
+        for position, (call, source) in enumerate(zip(self.segment.calls, self.segment.sources, strict=True)):
+            self._source = source
+            self._call(position, call)
+        outputs = [self.read(r) for r in self.segment.results if isinstance(r, Made | Carried | Outside)]
+        self.graph.output(tuple(outputs))
+        self.graph.erase_node(self._anchor)
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+
+    # ------------------------------------------------------------------------------------------ values
+
+    def read(self, token: Token) -> Any:
+        """The present value of a tensor."""
+        if token in self._literals:
+            return self._constant(self._literals[token])
+        alias = self._aliases.get(token)
+        if alias is None:
+            return self._roots[token][0] if token in self._roots else self._enter(token, token)
+        value, version = self._roots[alias.root]
+        if alias.version != version:
+            for view in alias.views:
+                value = self.emit(view.op, (value, *view.args), view.kwargs)
+            alias.node, alias.version = value, version
+        return alias.node
+
+    def emit(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.Node:
+        node = self.graph.call_function(op, args, kwargs or {})
+        node.meta["source"] = self._source
+        return node
+
+    def number(self, index: int, change: Callable[[Any], Any] = lambda v: v) -> Any:
+        """The number at ``index``, after ``change``: a constant, or a placeholder if it differs between steps."""
+        column = self.columns[index]
+        return change(column[0]) if _constant(column) else self._step(tuple(change(v) for v in column))
+
+    def value(self, encoded: Hashable) -> Any:
+        """An encoded argument as an fx argument."""
+        match encoded:
+            case Made() | Carried() | Outside():
+                return self.read(encoded)
+            case Number(index=index):
+                return self.number(index)
+            case tuple():
+                return [self.value(e) for e in encoded]
+        return encoded
+
+    def shape(self, token: Token) -> tuple[int, ...]:
+        if not isinstance(token, Made):
+            return self._shape_of_outside(token)
+        made = self.segment.calls[token.call].types[token.output]
+        assert made is not None
+        return made.shape
+
+    def _step(self, values: tuple[int | float, ...]) -> fx.Node:
+        index = self.tables.index(values)
+        if index not in self.steps:
+            with self.graph.inserting_before(self._anchor):
+                self.steps[index] = self.graph.placeholder(f"step{index}")
+        return self.steps[index]
+
+    def _enter(self, key: Token | LiteralKey, token: Token) -> fx.Node:
+        if key not in self.inputs:
+            with self.graph.inserting_before(self._anchor):
+                self.inputs[key] = self.graph.placeholder(f"input{len(self.inputs)}")
+        self._roots[token] = (self.inputs[key], 0)
+        return self.inputs[key]
+
+    def _constant(self, literal: Literal) -> fx.Node:
+        count = torch.Size(literal.shape).numel()
+        columns = self.columns[literal.first : literal.first + count]
+        if not all(_constant(column) for column in columns):
+            raise CaptureError(
+                f"a tensor made from numbers that differ from step to step is used at {self._source}\n"
+                "  index with the loop's integer instead, or build the tensor before the loop and slice it"
+            )
+        key = LiteralKey(literal.dtype, literal.shape, tuple(column[0] for column in columns))
+        if key not in self.inputs:
+            with self.graph.inserting_before(self._anchor):
+                self.inputs[key] = self.graph.placeholder(f"input{len(self.inputs)}")
+        return self.inputs[key]
+
+    # ------------------------------------------------------------------------------------------ calls
+
+    def _call(self, position: int, call: Call) -> None:
+        out = Made(position, 0)
+        if call.op is aten.lift_fresh.default:
+            if isinstance(call.args[0], Literal):
+                self._literals[out] = call.args[0]
+            else:
+                self._view(out, call.args[0], aten.alias.default, (), {})
+        elif call.op in SPLITS:
+            for output, (op, args) in enumerate(SPLITS[call.op](self, call)):
+                self._view(Made(position, output), call.args[0], op, args, {})
+        elif call.op._schema.is_mutable:
+            self._write(call)
+        elif call.op.is_view:
+            kwargs = {k: self.value(v) for k, v in call.kwargs}
+            self._view(out, call.args[0], call.op, tuple(self.value(a) for a in call.args[1:]), kwargs)
+        else:
+            self._compute(position, call)
+
+    def _compute(self, position: int, call: Call) -> None:
+        if (indexed := self._indexed(call.op, call)) is not None:
+            self._roots[Made(position, 0)] = (indexed, 0)
+            return
+        op = DEFINED_CREATION.get(call.op, call.op)
+        node = self.emit(op, tuple(self.value(a) for a in call.args), {k: self.value(v) for k, v in call.kwargs})
+        if len(call.op._schema.returns) == 1:
+            self._roots[Made(position, 0)] = (node, 0)
+            return
+        for output in range(len(call.types)):
+            self._roots[Made(position, output)] = (self.graph.call_function(operator.getitem, (node, output)), 0)
+
+    def _view(self, out: Token, of: Hashable, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert isinstance(of, Made | Carried | Outside)
+        node = self.emit(op, (self.read(of), *args), kwargs)
+        parent = self._aliases.get(of)
+        root, views = (parent.root, parent.views) if parent else (of, ())
+        view = View(op, args, kwargs, self.shape(of))
+        self._aliases[out] = Alias(root, (*views, view), node, self._roots[root][1])
+
+    def _write(self, call: Call) -> None:
+        target = call.args[0]
+        written = [a for a in call.op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+        if not isinstance(target, Made | Carried | Outside) or [a.name for a in written] != ["self"]:
+            raise CaptureError(f"{call.op} at {self._source} writes its arguments in a way that is not captured")
+        self._store(target, self._functional(call))
+
+    def _functional(self, call: Call) -> Any:
+        """The new value of the tensor that an in-place call writes, in its dtype."""
+        packet = getattr(aten, call.op._schema.name.removeprefix("aten::").removesuffix("_"), None)
+        if packet is None or call.op._overloadname not in packet.overloads():
+            raise CaptureError(f"{call.op} at {self._source} has no functional form; write it without in-place operators")
+        op = getattr(packet, call.op._overloadname)
+        if (indexed := self._indexed(op, call)) is not None:
+            return indexed
+        assert call.types[0] is not None
+        if op is aten.copy.default:
+            return self._copied(call)
+        if op is aten.fill.Tensor and isinstance(call.args[1], Made) and call.args[1] in self._literals:
+            number = self.number(self._literals[call.args[1]].first)
+            return self.emit(aten.fill.Scalar, (self.value(call.args[0]), number))
+        new = self.emit(op, tuple(self.value(a) for a in call.args), {k: self.value(v) for k, v in call.kwargs})
+        return self.emit(aten._to_copy.default, (new,), {"dtype": getattr(torch, call.types[0].dtype)})
+
+    def _copied(self, call: Call) -> Any:
+        """What ``target.copy_(source)`` leaves in the target: the source, in the target's dtype and shape."""
+        source, new = call.args[1], call.types[0]
+        assert isinstance(source, Made | Carried | Outside) and new is not None
+        value = self.emit(aten._to_copy.default, (self.read(source),), {"dtype": getattr(torch, new.dtype)})
+        if source in self._literals or self.shape(source) != new.shape:
+            value = self.emit(aten.expand.default, (value, list(new.shape)))
+        return value
+
+    def _store(self, target: Token, value: Any) -> None:
+        self.read(target)
+        alias = self._aliases.get(target)
+        if alias is None:
+            self._roots[target] = (value, self._roots[target][1] + 1)
+            return
+        root, version = self._roots[alias.root]
+        below = [root]
+        for view in alias.views[:-1]:
+            below.append(self.emit(view.op, (below[-1], *view.args), view.kwargs))
+        for view, under in zip(reversed(alias.views), reversed(below), strict=True):
+            value = self._replace(view, under, value)
+        self._roots[alias.root] = (value, version + 1)
+
+    def _replace(self, view: View, under: Any, value: Any) -> Any:
+        """``under`` with what ``view`` shows of it replaced by ``value``."""
+        inverse = INVERSES.get(view.op)
+        if inverse is None:
+            raise CaptureError(f"a write through {view.op} at {self._source} is not captured; write into the tensor itself")
+        op, args = inverse(view, under, value)
+        return self.emit(op, args) if op is not None else value
+
+    # ------------------------------------------------------------------------------------------ literal indices
+
+    def _indexed(self, op: Any, call: Call) -> Any | None:
+        """``op`` whose index is a one-element literal, as the slicing that it is; None for any other call."""
+        if op not in INDEXED:
+            return None
+        dim, index = INDEXED[op](self, call)
+        literal = self._literals.get(index) if isinstance(index, Made) else None
+        base = call.args[0]
+        if literal is None or dim is None or torch.Size(literal.shape).numel() != 1 or literal.dtype == torch.bool:
+            return None
+        assert isinstance(base, Made | Carried | Outside)
+        shape = self.shape(base)
+        start = self.number(literal.first, lambda v: v % shape[dim])
+        end = self.number(literal.first, lambda v: v % shape[dim] + 1)
+        if op in (aten.index_select.default, aten.index.Tensor):
+            part = (
+                self.emit(aten.slice.Tensor, (self.read(base), dim, start, end))
+                if literal.shape
+                else self.emit(aten.select.int, (self.read(base), dim, start))
+            )
+            return self.emit(aten.clone.default, (part,), {"memory_format": torch.contiguous_format})
+        source = self.value(call.args[3] if op is aten.index_copy.default else call.args[2])
+        region = (*shape[:dim], 1, *shape[dim + 1 :])
+        if op is aten.index_put.default and not literal.shape:
+            region = (*shape[:dim], *shape[dim + 1 :])
+            source = self.emit(aten.expand.default, (source, list(region)))
+            return self.emit(aten.select_scatter.default, (self.read(base), source, dim, start))
+        source = self.emit(aten.expand.default, (source, list(region)))
+        return self.emit(aten.slice_scatter.default, (self.read(base), source, dim, start, end))
+
+
+def _constant(column: tuple[int | float, ...]) -> bool:
+    return all((type(v), v) == (type(column[0]), column[0]) or (v != v and column[0] != column[0]) for v in column)
+
+
+def _split_slices(fn: Functional, call: Call) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """``split`` and ``split_with_sizes`` as one slice per result."""
+    first = call.types[0]
+    assert first is not None
+    dim = (fn.value(call.args[2]) if len(call.args) > 2 else 0) % len(first.shape)
+    start = 0
+    for part in call.types:
+        assert part is not None
+        yield aten.slice.Tensor, (dim, start, start + part.shape[dim])
+        start += part.shape[dim]
+
+
+def _unbind_selects(fn: Functional, call: Call) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    first = call.types[0]
+    assert first is not None
+    dim = (fn.value(call.args[1]) if len(call.args) > 1 else 0) % (len(first.shape) + 1)
+    for index in range(len(call.types)):
+        yield aten.select.int, (dim, index)
+
+
+SPLITS: dict[Any, Callable[[Functional, Call], Iterator[tuple[Any, tuple[Any, ...]]]]] = {
+    aten.split.Tensor: _split_slices,
+    aten.split_with_sizes.default: _split_slices,
+    aten.unbind.int: _unbind_selects,
+}
+
+DEFINED_CREATION: dict[Any, Any] = {
+    aten.empty.memory_format: aten.zeros.default,
+    aten.empty_like.default: aten.zeros_like.default,
+    aten.new_empty.default: aten.new_zeros.default,
+}
+"""What a tensor of unspecified contents becomes: a program whose answer depends on them has no answer to keep."""
+
+
+def _reshape_back(view: View, under: Any, value: Any) -> tuple[Any, tuple[Any, ...]]:
+    return aten.reshape.default, (value, list(view.of))
+
+
+def _permute_back(view: View, under: Any, value: Any) -> tuple[Any, tuple[Any, ...]]:
+    dims = [d % len(view.of) for d in view.args[0]]
+    return aten.permute.default, (value, [dims.index(d) for d in range(len(dims))])
+
+
+INVERSES: dict[Any, Callable[[View, Any, Any], tuple[Any, tuple[Any, ...]]]] = {
+    aten.select.int: lambda view, under, value: (aten.select_scatter.default, (under, value, *view.args)),
+    aten.slice.Tensor: lambda view, under, value: (aten.slice_scatter.default, (under, value, *view.args)),
+    aten.view.default: _reshape_back,
+    aten._unsafe_view.default: _reshape_back,
+    aten.unsqueeze.default: _reshape_back,
+    aten.squeeze.default: _reshape_back,
+    aten.squeeze.dim: _reshape_back,
+    aten.permute.default: _permute_back,
+    aten.transpose.int: lambda view, under, value: (aten.transpose.int, (value, *view.args)),
+    aten.t.default: lambda view, under, value: (aten.t.default, (value,)),
+    aten.alias.default: lambda view, under, value: (None, ()),
+    aten.detach.default: lambda view, under, value: (None, ()),
+}
+
+
+def _index_of_list(fn: Functional, call: Call) -> tuple[int | None, Hashable]:
+    """The only index of ``x[:, index]``-like calls; None where several dimensions are indexed."""
+    indices = call.args[1]
+    assert isinstance(indices, tuple)
+    used = [(dim, index) for dim, index in enumerate(indices) if index is not None]
+    accumulate = len(call.args) > 3 and bool(call.args[3])
+    return used[0] if len(used) == 1 and not accumulate else (None, None)
+
+
+def _index_of_dim(fn: Functional, call: Call) -> tuple[int | None, Hashable]:
+    base = call.args[0]
+    assert isinstance(base, Made | Carried | Outside)
+    return int(fn.value(call.args[1])) % len(fn.shape(base)), call.args[2]
+
+
+INDEXED: dict[Any, Callable[[Functional, Call], tuple[int | None, Hashable]]] = {
+    aten.index.Tensor: _index_of_list,
+    aten.index_put.default: _index_of_list,
+    aten.index_select.default: _index_of_dim,
+    aten.index_copy.default: _index_of_dim,
+}

@@ -1,0 +1,123 @@
+"""One recorded run of the user's function: prologue, every step of the marked loop, epilogue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from ..errors import CaptureError
+from ..loops import Body, drive_loops
+from ..trees import flatten
+from .record import Made, Recorder, Segment, Token, tensor_type, user_line
+from .unify import Steps
+
+
+@dataclass(slots=True)
+class Run:
+    """What a recorded run gives; also the driver of the marked loop while it is recorded."""
+
+    recorder: Recorder
+    first: Run | None = None  # the run to agree with, if this is the second one
+    keep: frozenset[int] = frozenset({0})  # positions of the steps whose states are kept
+    only_kept: bool = False  # run no other steps: the state is then not the reference's, but a state all the same
+    progress: Callable[[int, int], None] | None = None
+
+    lo: int = 0
+    hi: int = 0
+    tree: str = ""
+    prologue: Segment = field(default_factory=Segment)
+    made: dict[int, Made] = field(default_factory=dict)  # outside handle -> the prologue's call that made it
+    init: tuple[Token, ...] = ()
+    steps: Steps = field(default_factory=Steps)
+    states: dict[int, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = field(default_factory=dict)
+    final: tuple[Tensor, ...] = ()
+    epilogue: Segment = field(default_factory=Segment)
+    result: Any = None
+    loops: int = 0
+    seconds: float = 0.0
+
+    def record(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Run:
+        self.prologue = self.recorder.segment
+        with torch.no_grad(), drive_loops(self), self.recorder:
+            self.result = function(*args, **kwargs)
+        if self.loops == 0:
+            raise CaptureError(
+                "the function runs no marked loop, so there is nothing to solve in parallel\n"
+                "  write its sequential loop as ffc.fori_loop(lo, hi, body, init)"
+            )
+        leaves = [leaf for _, leaf in flatten(self.result)[0]]
+        self.epilogue.results = tuple(self.recorder.token(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+        return self
+
+    def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
+        """The loop driver: the marked loop, recorded."""
+        self.loops += 1
+        if self.loops > 1:
+            raise CaptureError(f"the function runs a second marked loop at {user_line()}; only one is compiled yet")
+        if hi <= lo:
+            raise CaptureError(f"the marked loop at {user_line()} has no steps (lo={lo}, hi={hi})")
+        leaves, self.tree = _state_leaves(init)
+        self.lo, self.hi = lo, hi
+        self.made = self.recorder.close_prologue(leaves)
+        self.init = tuple(self.recorder.token(t) for t in leaves)
+        started = time.perf_counter()
+        state = init
+        for position, i in enumerate(range(lo, hi)):
+            if not self.only_kept or position in self.keep:
+                state, leaves = self._step(position, i, body, state, leaves)
+            if self.progress is not None:
+                self.progress(position + 1, hi - lo)
+        self.seconds = time.perf_counter() - started
+        self.final = _copies(leaves)
+        self.epilogue = self.recorder.begin(leaves)
+        self.recorder.with_sources = True
+        return state
+
+    def _step(
+        self, position: int, i: int, body: Body, state: Any, leaves: Sequence[Tensor]
+    ) -> tuple[Any, Sequence[Tensor]]:
+        before = _copies(leaves) if position in self.keep else ()
+        self.recorder.with_sources = position == 0
+        segment = self.recorder.begin(leaves)
+        state = body(i, state)
+        after, tree = _state_leaves(state)
+        if tree != self.tree or [tensor_type(t) for t in after] != [tensor_type(t) for t in leaves]:
+            raise CaptureError(
+                f"step {i} returns a state of another form: {[_short(t) for t in after]} in place of "
+                f"{[_short(t) for t in leaves]}\n  every step must return a state like the one that it is given"
+            )
+        segment.results = tuple(self.recorder.token(t) for t in after)
+        if self.first is None:
+            self.steps.add(i, segment)
+        else:
+            self.first.steps.confirm_numbers(position, i, segment)
+        if position in self.keep:
+            self.states[position] = (before, _copies(after))
+        return state, after
+
+
+def _state_leaves(state: Any) -> tuple[list[Tensor], str]:
+    found, tree = flatten(state)
+    leaves = [leaf for _, leaf in found]
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise CaptureError(
+                f"the state of the marked loop holds a {type(leaf).__name__} ({leaf!r}); it may hold tensors only"
+            )
+    return leaves, tree
+
+
+def _copies(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Copies of the same layout, unseen by the recorder."""
+    with _disable_current_modes():
+        return tuple(t.detach().clone() for t in tensors)
+
+
+def _short(t: Tensor) -> str:
+    return f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}"

@@ -1,0 +1,249 @@
+"""`Compiled`: a plan with what it takes to run it, in process or from an artifact."""
+
+from __future__ import annotations
+
+import ast
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .artifact import save_artifact
+from .capture import describe_arguments
+from .errors import CaptureError, SignatureError
+from .explain import Explanation, explain
+from .inspect import write_page
+from .live import Live
+from .passes.dependence import prove
+from .passes.partition import Refusal
+from .plan import Leaf, Method, Plan, Signature
+from .runtime.equality import Difference, compare
+from .runtime.record import Certificate, Ending, RunRecord, Sweep
+from .runtime.runner import Execution, Patterns, Runner
+from .trees import flatten, unflatten
+
+Observe = Callable[[Sweep], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The compiled function against its reference on the same arguments."""
+
+    differences: tuple[Difference, ...]
+    outputs: int
+    record: RunRecord
+    reference_seconds: float
+
+    @property
+    def equal(self) -> bool:
+        return not self.differences
+
+    def __str__(self) -> str:
+        if self.equal:
+            return f"bits equal: {self.outputs} of {self.outputs} outputs ({self.record.certificate})"
+        return "\n".join(map(str, self.differences))
+
+
+@dataclass(slots=True)
+class Compiled:
+    """A compiled function. Calls may come from several threads.
+
+    ``live`` is the user's function in this process; an artifact loaded from a file has ``stored`` weights instead, and
+    its reference is the captured loop run step by step.
+    """
+
+    plan: Plan
+    patterns: Patterns
+    live: Live | None = None
+    stored: Mapping[str, Tensor] = field(default_factory=dict)
+    function: Callable[..., Any] | None = None  # of a plan without a program: what could not be captured
+    device: torch.device = field(init=False)
+    _runner: Runner | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.device = torch.device(self.plan.device)
+        if self.plan.program is not None:
+            self._runner = Runner(self.plan, self.patterns, self.device)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function gives for these arguments, evaluated without gradients.
+
+        Raises: `SignatureError` listing every argument that is not as in the plan's signature.
+        """
+        return self.run(*args, **kwargs)[0]
+
+    def run(self, *args: Any, **kwargs: Any) -> tuple[Any, RunRecord]:
+        """As a call, and the record of the run: fronts, certificate, seconds."""
+        return self.observed_run(None, args, kwargs)
+
+    def observed_run(
+        self, observe: Observe | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, RunRecord]:
+        """As `run`; ``observe`` is told of each sweep as it ends."""
+        started = time.perf_counter()
+        tensors = self._checked(args, kwargs)
+        result, record = self._dispatch(args, kwargs, tensors, observe)
+        record.seconds = time.perf_counter() - started
+        return result, record
+
+    def explain(self) -> Explanation:
+        """Is this function worth compiling, why, and what would change that; as text and as data."""
+        return explain(self.plan)
+
+    def verify(self, *args: Any, **kwargs: Any) -> Verification:
+        """Run both and compare: bits equal, or where they differ and by how much."""
+        result, record = self.run(*args, **kwargs)
+        started = time.perf_counter()
+        expected = self.reference(*args, **kwargs)
+        seconds = time.perf_counter() - started
+        got = [leaf for _, leaf in flatten(result)[0] if isinstance(leaf, Tensor)]
+        wanted = [leaf for _, leaf in flatten(expected)[0] if isinstance(leaf, Tensor)]
+        found = (compare(i, a, b) for i, (a, b) in enumerate(zip(got, wanted, strict=True)))
+        return Verification(tuple(d for d in found if d is not None), len(got), record, seconds)
+
+    def reference(self, *args: Any, **kwargs: Any) -> Any:
+        """The user's function itself; of a loaded artifact, its captured loop run step by step."""
+        tensors = self._checked(args, kwargs)
+        if self.live is not None:
+            return self.live.reference(args, kwargs)
+        if self.function is not None:
+            with torch.no_grad():
+                return self.function(*args, **kwargs)
+        assert self._runner is not None
+        with torch.no_grad(), _no_autocast(self.device):
+            execution = self._runner.begin(tensors, self.stored)
+            return self._result(self._runner.results(execution, self._runner.finish(execution)))
+
+    # ------------------------------------------------------------------------------------------ a run
+
+    def _dispatch(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors: list[Tensor], observe: Observe | None
+    ) -> tuple[Any, RunRecord]:
+        runner = self._runner
+        if runner is None or (self.plan.schedule.method is Method.SEQUENTIAL):
+            return self._sequentially(args, kwargs, Ending.SEQUENTIAL, "")
+        weights = self.live.weights() if self.live is not None else self.stored
+        stale = self.live.stale(weights) if self.live is not None else None
+        if stale is not None:
+            return self._sequentially(args, kwargs, Ending.STALE, stale)
+        with torch.no_grad(), _no_autocast(self.device):
+            execution = runner.begin(tensors, weights)
+            broken = runner.broken_patterns(execution)
+            if broken:
+                renewed = self._prove_again(execution)
+                if isinstance(renewed, Refusal):
+                    return self._sequentially(args, kwargs, Ending.STALE, str(renewed))
+                runner = renewed
+                execution = runner.begin(tensors, weights)
+            solution = runner.sweep(execution, observe)
+            execution.record.certificate = runner.certify(execution)
+            if solution.certified == execution.record.blocks or self.live is None:
+                state = runner.finish(execution)
+                return self._result(runner.results(execution, state)), execution.record
+            front, resumed = runner.resume_state(execution)
+        return self.live.resume(args, kwargs, front, resumed), execution.record
+
+    def _sequentially(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], ending: Ending, detail: str
+    ) -> tuple[Any, RunRecord]:
+        loop = self.plan.program.loop if self.plan.program else None
+        blocks = loop.hi - loop.lo if loop else 0
+        record = RunRecord(str(self.plan.schedule), blocks, ending, detail=detail)
+        record.certificate = Certificate(str(self.plan.equality), "this is the reference", 0, blocks, 0)
+        return self.reference(*args, **kwargs), record
+
+    def _prove_again(self, execution: Execution) -> Runner | Refusal:
+        """The weights have changed where the proof needs zeros: prove with the new ones."""
+        assert self.plan.program is not None
+        proof = prove(self.plan.program, execution.env)
+        if isinstance(proof, Refusal):
+            return proof
+        self.plan = replace(self.plan, premises=proof.premises)
+        self.patterns = proof.patterns
+        self._runner = Runner(self.plan, self.patterns, self.device)
+        return self._runner
+
+    # ------------------------------------------------------------------------------------------ arguments
+
+    def _checked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        """The tensors of a call. Raises `SignatureError` with every mismatch."""
+        if self.plan.program is None:
+            return []
+        wanted = self.plan.program.signature
+        try:
+            given, tensors = describe_arguments(self._names, args, kwargs)
+        except CaptureError as error:
+            raise SignatureError(str(error)) from None
+        faults = list(_mismatches(wanted, given))
+        faults += [
+            f"{leaf.path} is on {t.device}; the plan is for {self.device}"
+            for leaf, t in zip([x for x in given.leaves if x.type], tensors, strict=True)
+            if t.device.type != self.device.type
+        ]
+        faults += [
+            f"{leaf.path} requires gradients; compiled functions are evaluated without: detach it, or use torch.no_grad()"
+            for leaf, t in zip([x for x in given.leaves if x.type], tensors, strict=True)
+            if t.requires_grad and torch.is_grad_enabled()
+        ]
+        if faults:
+            raise SignatureError("the arguments are not those the function was compiled for\n  " + "\n  ".join(faults))
+        return tensors
+
+    @property
+    def _names(self) -> Callable[..., Any]:
+        return self.live.function if self.live is not None else _nameless
+
+    def _result(self, tensors: list[Tensor]) -> Any:
+        assert self.plan.program is not None
+        remaining = iter(tensors)
+        leaves = [constant(leaf) if leaf.name is None else next(remaining) for leaf in self.plan.program.result.leaves]
+        return unflatten(self.plan.program.result.tree, leaves)
+
+    # ------------------------------------------------------------------------------------------ files
+
+    def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
+        """Write the artifact; an existing file is kept unless ``force``. Raises: `UsageError`, `FFCompilerError`."""
+        weights = self.live.weights() if self.live is not None else self.stored
+        save_artifact(self.plan, weights, path, force)
+
+    def inspect(self, path: str | os.PathLike[str], record: RunRecord | None = None, force: bool = False) -> None:
+        """Write a page with the schedule, the proof, and the front of ``record`` if one is given."""
+        write_page(self.plan, path, record, force)
+
+
+def _nameless() -> None:
+    """A function without parameter names."""
+
+
+def constant(leaf: Leaf) -> Any:
+    """The constant of a leaf, from its text."""
+    assert leaf.constant is not None
+    if leaf.constant in ("inf", "-inf", "nan"):
+        return float(leaf.constant)
+    return ast.literal_eval(leaf.constant)
+
+
+def _mismatches(wanted: Signature, given: Signature) -> Any:
+    """Every way in which a call is not as the signature says."""
+    if wanted.tree != given.tree:
+        yield (
+            f"the arguments are structured as {given.tree} ({len(given.leaves)} leaves); "
+            f"the plan has {wanted.tree} ({len(wanted.leaves)} leaves: {', '.join(leaf.path for leaf in wanted.leaves)})"
+        )
+        return
+    for a, b in zip(wanted.leaves, given.leaves, strict=True):
+        if a.type != b.type:
+            yield f"{a.path} is {b.type or b.constant}; the plan has {a.type or a.constant}"
+        elif a.constant != b.constant:
+            yield f"{a.path} is {b.constant}; the plan has {a.constant}, which is part of the program"
+
+
+def _no_autocast(device: torch.device) -> Any:
+    """Casts are in the graph already."""
+    return torch.autocast(device.type, enabled=False)
+
+

@@ -1,0 +1,100 @@
+"""Before a program is trusted: it must do what the user's function did, in bits, on recorded runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .capture import Captured, Checkpoint, Replay
+from .errors import CaptureError
+from .passes.dependence import Proof
+from .passes.partition import Refusal
+from .runtime.equality import compare, same_bits
+from .runtime.premises import really_finite
+from .runtime.runner import Execution, Runner
+
+
+def confirm(runner: Runner, captured: Captured) -> None:
+    """Prologue, a few steps and epilogue give the bits of the user's own code, on the example and on second inputs.
+
+    Raises: `CaptureError` with the first place that differs.
+    """
+    weights = {name: place.fetch() for name, place in captured.places.items()}
+    with torch.no_grad():
+        for which, replay in zip(("the example inputs", "shuffled inputs"), captured.replays, strict=True):
+            _confirm_replay(runner, replay, weights, which)
+
+
+def _confirm_replay(runner: Runner, replay: Replay, weights: Mapping[str, Tensor], which: str) -> None:
+    execution = runner.begin(replay.arguments, weights)
+    _same(execution.init, replay.init, f"the state before the loop, on {which}")
+    for checkpoint in replay.checkpoints:
+        after = _step(runner, execution, checkpoint)
+        _same(after, checkpoint.after, f"the state after step {checkpoint.position} of the loop, on {which}")
+    _same(runner.results(execution, replay.final), replay.results, f"the result, on {which}")
+
+
+def _step(runner: Runner, execution: Execution, checkpoint: Checkpoint) -> Sequence[Tensor]:
+    if runner.system is not None:
+        state = runner.system.start_from(checkpoint.before[0])
+        runner.system.step(execution.env, state, checkpoint.position)
+        return (state,)
+    names = [value.name for value in runner.program.loop.carry]  # type: ignore[union-attr]
+    env = {**execution.env, **dict(zip(names, checkpoint.before, strict=True))}
+    return runner.body_step(env, checkpoint.position)
+
+
+def _same(got: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
+    for output, (a, b) in enumerate(zip(got, expected, strict=True)):
+        if not same_bits(a, b):
+            difference = compare(output, a, b) if a.shape == b.shape and a.dtype == b.dtype else f"{a.shape}, {b.shape}"
+            raise CaptureError(
+                f"the captured program does not reproduce {what}: {difference}\n"
+                "  the function is not deterministic, or depends on something besides its arguments"
+            )
+
+
+def interference(runner: Runner, captured: Captured, proof: Proof) -> Refusal | None:
+    """Whether, on this device, values round alike whatever stands at the positions that they do not depend on.
+
+    The certificate rests on this (docs/exactness.md); a kernel for which it does not hold makes sweeps unsound here.
+    """
+    system = runner.system
+    assert system is not None
+    weights = {name: place.fetch() for name, place in captured.places.items()}
+    replay = captured.replays[0]
+    with torch.no_grad():
+        execution = runner.begin(replay.arguments, weights)
+        expected = system.evaluate(execution.env, replay.final[0])
+        for front in sorted({system.blocks // 4, system.blocks // 2, 3 * system.blocks // 4}):
+            for filling in _fillings(replay.final[0]):
+                state = system.start_from(replay.final[0])
+                later = system.region.read(filling, front, system.blocks)
+                system.region.write(state, front, system.blocks, later)
+                got = system.evaluate(execution.env, state)
+                name = _disturbed(got, expected, proof, front)
+                if name is not None and really_finite({**got, system.loop.carry.name: state}[p] for p in system.finite):
+                    return Refusal(
+                        f"on this device, {name} changes at positions before {front} when only later positions change: "
+                        "a kernel's rounding depends on values that the result does not depend on"
+                    )
+    return None
+
+
+def _fillings(final: Tensor) -> list[Tensor]:
+    """What later positions are disturbed with: zeros of both signs, other values, large values."""
+    if not final.dtype.is_floating_point:
+        return [torch.zeros_like(final), final.flip(0)]
+    return [torch.zeros_like(final), torch.full_like(final, -0.0), -final, final * 100.0]
+
+
+def _disturbed(
+    got: Mapping[str, Tensor], expected: Mapping[str, Tensor], proof: Proof, front: int
+) -> str | None:
+    for name, latest in proof.latest.items():
+        settled = torch.from_numpy(latest < front).to(got[name].device).expand(got[name].shape)
+        if not same_bits(got[name][settled], expected[name][settled]):
+            return name
+    return None

@@ -1,0 +1,177 @@
+"""`compile`: the one place that knows capture, passes and runtime. Data flows one way: capture → passes → plan → run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .artifact import read_artifact
+from .calibrate import Calibration, calibrate
+from .capture import Captured, capture
+from .compiled import Compiled, Live
+from .confirm import confirm, interference
+from .errors import ArtifactError, CaptureError, CausalityError, ScheduleError, UsageError
+from .passes.dependence import prove
+from .passes.partition import Refusal, partition
+from .plan import ArrayLoop, Bits, Candidate, Equality, Method, Plan, Schedule
+from .runtime.runner import Patterns, Runner, constants_of
+from .schedules import candidates_for, parse_schedule
+from .trees import flatten
+from .verify import verify
+
+Progress = Callable[[str, int, int], None]
+SEQUENTIAL = Schedule(Method.SEQUENTIAL)
+
+
+def compile(  # noqa: A001 - the verb users expect: ffc.compile
+    function: Callable[..., Any],
+    example_args: tuple[Any, ...],
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    equality: Equality | str = "bits",
+    schedule: Schedule | str = "auto",
+    progress: Progress | None = None,
+) -> Compiled:
+    """``function``, whose sequential loop is marked by `fori_loop`, as a callable with the same answer.
+
+    ``example_args`` (and ``example_kwargs``) fix shapes, dtypes and device, and calibrate the choice of schedule.
+    ``equality``: ``"bits"`` or `tolerance(rtol, atol)`. ``schedule``: ``"auto"``, or a name such as ``"jacobi"``,
+    ``"gs-jacobi(98)"``, ``"sliding(98)"``, ``"gauss-seidel"``, ``"sequential"``.
+
+    With ``"auto"`` a function that cannot be parallelised safely becomes a `Compiled` that runs it as it is, and
+    ``explain()`` says why. Evaluation is without gradients.
+
+    Raises: `CaptureError`, `CausalityError` if a parallel schedule was asked for by name and is not sound;
+    `ScheduleError` for a schedule that does not exist.
+    """
+    say = progress or (lambda what, done, of: None)
+    wanted = schedule if isinstance(schedule, Schedule) else parse_schedule(schedule)
+    equal = _equality(equality)
+    kwargs = dict(example_kwargs or {})
+    try:
+        captured = capture(function, example_args, kwargs, lambda done, of: say("capture", done, of))
+    except CaptureError as error:
+        if wanted is not None and wanted.method is not Method.SEQUENTIAL:
+            raise
+        return _uncaptured(function, equal, _device_of(example_args), str(error))
+    live = Live(function, captured)
+    plan, patterns = _sound_plan(captured, live, equal)
+    if wanted is not None and wanted.method is Method.SEQUENTIAL:
+        return Compiled(verify(replace(plan, why="sequential execution was asked for by name")), patterns, live)
+    if plan.refusal is None:
+        schedules = candidates_for(_blocks(plan)) if wanted is None else (wanted,)
+        calibration = calibrate(plan, patterns, live, example_args, kwargs, schedules, say)
+        plan = _choose(plan, wanted, calibration)
+    if plan.refusal is not None and wanted is not None:
+        raise CausalityError(f"schedule {wanted} is not sound for this function\n{plan.refusal}")
+    return Compiled(verify(plan), patterns, live)
+
+
+def load(path: str | os.PathLike[str], device: str | None = None, sha256: str | None = None) -> Compiled:
+    """The compiled function that `Compiled.save` wrote, ready to run on ``device`` (default: the one it was made for).
+
+    Nothing in the file is executed. The dependence proof is made again from the weights in it, never believed.
+
+    Raises: `ArtifactError` for any file that is not such an artifact; `UsageError` if the device is not there.
+    """
+    plan, weights = read_artifact(path, sha256)
+    where = _available(device or plan.device)
+    plan = replace(plan, device=where.type)
+    weights = {name: t.to(where) for name, t in weights.items()}
+    loop = plan.program.loop if plan.program else None
+    if plan.refusal is not None or not isinstance(loop, ArrayLoop):
+        return Compiled(plan, {}, stored=weights)
+    assert plan.program is not None
+    proof = prove(plan.program, constants_of(plan.program, weights))
+    if isinstance(proof, Refusal):
+        raise ArtifactError(
+            f"{os.fspath(path)}: the weights in the file do not support the plan in it\n  {proof}\n"
+            "  the file was changed after it was written; compile the function again"
+        )
+    if proof.premises != plan.premises:
+        raise ArtifactError(
+            f"{os.fspath(path)}: the proof made from the weights rests on other premises than the plan says; "
+            "the file was changed after it was written; compile the function again"
+        )
+    return Compiled(plan, proof.patterns, stored=weights)
+
+
+def _available(device: str) -> torch.device:
+    try:
+        where = torch.device(device)
+        torch.empty(1, device=where)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from None
+    return where
+
+
+def _blocks(plan: Plan) -> int:
+    assert plan.system is not None
+    return plan.system.blocks
+
+
+def _uncaptured(function: Callable[..., Any], equality: Equality, device: str, reason: str) -> Compiled:
+    """What could not be captured runs as it is."""
+    plan = Plan(None, SEQUENTIAL, equality, device, refusal=reason, why="the function could not be captured")
+    return Compiled(verify(plan), {}, function=function)
+
+
+def _equality(equality: Equality | str) -> Equality:
+    if isinstance(equality, str):
+        if equality != "bits":
+            raise ScheduleError(f'equality is "bits" or ffc.tolerance(rtol, atol), not {equality!r}')
+        return Bits()
+    return equality
+
+
+def _sound_plan(captured: Captured, live: Live, equality: Equality) -> tuple[Plan, Patterns]:
+    """The plan with its system and proof, schedule still sequential; or with the refusal that says why there is none."""
+    arguments = captured.replays[0].arguments
+    device = arguments[0].device if arguments else torch.device("cpu")
+    base = Plan(captured.program, SEQUENTIAL, equality, device.type)
+    confirm(Runner(base, {}, device), captured)
+    program = partition(captured.program)
+    if isinstance(program, Refusal):
+        return replace(base, refusal=str(program)), {}
+    plan = replace(base, program=program)
+    with torch.no_grad():
+        execution = Runner(plan, {}, device).begin(arguments, live.weights())
+    proof = prove(program, execution.env)
+    if isinstance(proof, Refusal):
+        return replace(plan, refusal=str(proof)), {}
+    proved = replace(plan, premises=proof.premises)
+    runner = Runner(proved, proof.patterns, device)
+    confirm(runner, captured)
+    leak = interference(runner, captured, proof)
+    if leak is not None:
+        return replace(plan, refusal=str(leak)), {}
+    return proved, proof.patterns
+
+
+def _choose(plan: Plan, wanted: Schedule | None, calibration: Calibration) -> Plan:
+    """The plan with the schedule that was asked for, or the fastest one; never one that certified wrong bits."""
+    sequential = Candidate(SEQUENTIAL, calibration.reference_seconds, 0, "the reference")
+    plan = replace(plan, costs=calibration.costs, candidates=(sequential, *calibration.candidates))
+    if calibration.wrong is not None:
+        return replace(plan, premises=(), refusal=f"on the example inputs a parallel run went wrong: {calibration.wrong}")
+    if wanted is not None:
+        return replace(plan, schedule=wanted, why="the schedule was asked for by name")
+    best = min(plan.candidates, key=lambda c: c.seconds)
+    others = sorted(c.seconds for c in plan.candidates if c is not best)
+    ratio = calibration.reference_seconds / best.seconds
+    why = (
+        "no parallel schedule was faster than the reference on the example inputs"
+        if best is sequential
+        else f"fastest on the example inputs: {best.seconds:.4g} s, {ratio:.1f}x the reference's speed; "
+        f"the next candidate needs {others[0]:.4g} s"
+    )
+    return replace(plan, schedule=best.schedule, why=why)
+
+
+def _device_of(args: tuple[Any, ...]) -> str:
+    return next((leaf.device.type for _, leaf in flatten(list(args))[0] if isinstance(leaf, Tensor)), "cpu")

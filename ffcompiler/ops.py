@@ -1,0 +1,108 @@
+"""The admitted ATen operators, one by one by name, with what the compiler may assume of each.
+
+*Numerics* says when evaluating the operator on many positions at once gives each position the bits that it would have
+alone; *failure* says what bad data does. An operator that is not in the table is not admitted: never by prefix
+(``aten.from_file`` writes files). Adding one: `docs/ops.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Numerics(Enum):
+    MOVE = "move"  # copies elements unchanged
+    EXACT = "exact"  # elementwise, and correctly rounded or a comparison: the same bits at any shape
+    POINTWISE = "pointwise"  # elementwise, but vector body and scalar tail may round differently
+    REDUCE = "reduce"  # combines elements; bits depend on shape, strides and threads
+    CREATE = "create"  # makes a tensor from constants only
+
+
+class Failure(Enum):
+    TOTAL = "total"  # every value of the right type is accepted
+    RAISES = "raises"  # bad values raise (on CUDA an index out of range kills the context: see KILLS_ON)
+    KILLS = "kills"  # bad values can end the process
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    name: str
+    numerics: Numerics
+    failure: Failure = Failure.TOTAL
+    kills_on: tuple[str, ...] = ()  # device kinds on which bad values end the process or lose the context
+
+
+def _ops(numerics: Numerics, names: str, failure: Failure = Failure.TOTAL, kills_on: tuple[str, ...] = ()) -> list[Op]:
+    return [Op(f"aten.{name}", numerics, failure, kills_on) for name in names.split()]
+
+
+_TABLE = [
+    *_ops(
+        Numerics.MOVE,
+        """alias.default clone.default detach.default copy.default lift_fresh_copy.default
+        view.default _unsafe_view.default reshape.default unsqueeze.default squeeze.default squeeze.dim squeeze.dims
+        expand.default permute.default transpose.int t.default slice.Tensor select.int narrow.default unfold.default
+        diagonal.default select_scatter.default slice_scatter.default cat.default stack.default
+        constant_pad_nd.default repeat.default flip.default roll.default
+        tril.default triu.default movedim.int unsafe_split.Tensor""",
+    ),
+    *_ops(
+        Numerics.MOVE,
+        """index_select.default gather.default index.Tensor index_put.default index_copy.default scatter.src
+        scatter.value embedding.default""",
+        Failure.RAISES,
+        ("cuda",),
+    ),
+    *_ops(
+        Numerics.EXACT,
+        """add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar rsub.Tensor mul.Tensor mul.Scalar div.Tensor
+        div.Scalar neg.default abs.default sqrt.default sign.default minimum.default maximum.default clamp.default
+        clamp_min.default clamp_max.default clamp.Tensor round.default floor.default ceil.default trunc.default
+        relu.default where.self where.ScalarSelf where.ScalarOther masked_fill.Scalar masked_fill.Tensor
+        eq.Tensor eq.Scalar ne.Tensor ne.Scalar lt.Tensor lt.Scalar le.Tensor le.Scalar gt.Tensor gt.Scalar ge.Tensor
+        ge.Scalar logical_and.default logical_or.default logical_not.default logical_xor.default bitwise_and.Tensor
+        bitwise_or.Tensor bitwise_not.default bitwise_xor.Tensor isnan.default isinf.default isfinite.default
+        _to_copy.default hardtanh.default""",
+    ),
+    *_ops(
+        Numerics.POINTWISE,
+        """exp.default exp2.default expm1.default log.default log1p.default log2.default log10.default sin.default
+        cos.default tan.default tanh.default sinh.default cosh.default asin.default acos.default atan.default
+        atan2.default erf.default erfc.default erfinv.default sigmoid.default log_sigmoid_forward.default
+        softplus.default silu.default gelu.default elu.default leaky_relu.default logit.default
+        pow.Tensor_Scalar pow.Scalar pow.Tensor_Tensor rsqrt.default reciprocal.default square.default mish.default
+        hardsigmoid.default hardswish.default celu.default selu.default softshrink.default threshold.default
+        addcmul.default addcdiv.default lerp.Scalar lerp.Tensor remainder.Scalar remainder.Tensor fmod.Scalar
+        fmod.Tensor xlogy.Tensor logaddexp.default prelu.default _prelu_kernel.default""",
+    ),
+    *_ops(
+        Numerics.POINTWISE,
+        "div.Tensor_mode div.Scalar_mode floor_divide.default",
+        Failure.KILLS,
+    ),
+    *_ops(
+        Numerics.REDUCE,
+        """mm.default addmm.default bmm.default baddbmm.default linear.default matmul.default convolution.default
+        sum.default sum.dim_IntList mean.default mean.dim amax.default amin.default max.dim min.dim max.default
+        min.default argmax.default argmin.default prod.dim_int cumsum.default cumprod.default logsumexp.default
+        _softmax.default _log_softmax.default softmax.int log_softmax.int glu.default
+        native_layer_norm.default native_group_norm.default _native_batch_norm_legit_no_training.default
+        native_batch_norm.default var.correction std.correction norm.Scalar any.default any.dim all.default all.dim
+        topk.default sort.default one_hot.default
+        _scaled_dot_product_flash_attention_for_cpu.default scaled_dot_product_attention.default
+        avg_pool2d.default upsample_nearest2d.default upsample_nearest2d.vec mv.default dot.default linalg_vector_norm.default
+        searchsorted.Tensor""",
+        Failure.RAISES,
+    ),
+    *_ops(
+        Numerics.CREATE,
+        """zeros.default ones.default full.default zeros_like.default ones_like.default
+        full_like.default new_zeros.default new_ones.default new_full.default arange.default arange.start
+        arange.start_step scalar_tensor.default eye.default linspace.default zero.default fill.Scalar fill.Tensor""",
+    ),
+]
+
+OPS: dict[str, Op] = {op.name: op for op in _TABLE}
+"""Every admitted operator by name."""
+assert len(OPS) == len(_TABLE), "an operator is listed twice"

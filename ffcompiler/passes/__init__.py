@@ -1,0 +1,1 @@
+"""Passes: each maps a verified program to a verified program."""

@@ -1,0 +1,332 @@
+"""Find the triangular system in a loop: which part of the array a step writes, and what is shared between steps.
+
+    before:  Program(loop=Loop(body))
+    after:   Program(loop=ArrayLoop(write, invariant, shared, tail)), or a `Refusal` that says why not
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ..graph import Arg, Graph, Node, Ref, Step, TensorType, Value
+from ..plan import ArrayLoop, Axis, Loop, Program, Region
+
+IDENTITIES = {"aten.clone.default", "aten.alias.default", "aten.detach.default"}
+Canon = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why no parallel schedule is sound, with the place in the user's code where there is one."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def partition(program: Program) -> Program | Refusal:
+    """``program`` with its loop as a triangular system."""
+    loop = program.loop
+    if isinstance(loop, ArrayLoop):
+        return program
+    if len(loop.carry) != 1:
+        return Refusal(
+            f"the loop's state is {len(loop.carry)} tensors; sweeps solve loops whose state is one array, "
+            "of which each step writes one position"
+        )
+    try:
+        return replace(program, loop=_Partition(program, loop).array_loop())
+    except _Refused as refused:
+        return Refusal(str(refused))
+
+
+class _Refused(Exception):
+    pass
+
+
+class _Partition:
+    """The analysis of one loop body."""
+
+    def __init__(self, program: Program, loop: Loop) -> None:
+        self.loop = loop
+        self.carry = loop.carry[0]
+        self.nodes: dict[str, Node] = {node.name: node for node in loop.body.nodes}
+        self.init = loop.init[0]
+        self.init_type = outside_types(program)[self.init.name]
+        self.tables = list(loop.tables)
+        self.on_step: set[str] = set()
+        self.on_carry: set[str] = {self.carry.name}
+        for node in loop.body.nodes:
+            refs = [ref.name for ref in refs_of(node)]
+            if any(isinstance(a, Step) for a in _leaves(node)) or self.on_step.intersection(refs):
+                self.on_step.add(node.name)
+            if self.on_carry.intersection(refs):
+                self.on_carry.add(node.name)
+
+    def array_loop(self) -> ArrayLoop:
+        value, axes, paths = self._write(self.loop.body.outputs[0])
+        nodes = self._old_content(paths[-1])
+        order = [node for node in self.loop.body.nodes if node.name in nodes]
+        needed = _needed(nodes, value)
+        kept = [nodes[n.name] for n in order if n.name in needed]
+        kept = [*[n for name, n in nodes.items() if name in needed and name not in self.nodes], *kept]
+        invariant = [n for n in kept if not self._carried(n) and not self._stepped(n)]
+        shared = [n for n in kept if self._carried(n) and not self._stepped(n)]
+        tail = [n for n in kept if self._stepped(n)]
+        types = {v.name: v.type for v in self.loop.body.inputs} | {self.init.name: self.init_type}
+        loop = self.loop
+        graphs = graphs_of((invariant, shared, tail), value, types)
+        return ArrayLoop(
+            loop.lo, loop.hi, tuple(self.tables), self.carry, self.init, loop.carry_tree, Region(tuple(axes)), *graphs
+        )
+
+    def _stepped(self, node: Node) -> bool:
+        return node.name in self.on_step
+
+    def _carried(self, node: Node) -> bool:
+        return node.name in self.on_carry
+
+    # ------------------------------------------------------------------------------------------ the write
+
+    def _write(self, out: Ref) -> tuple[Ref, list[Axis], list[Canon]]:
+        """What a step writes and where: ``out`` is the state with one region replaced."""
+        dims = list(range(len(self.carry.type.shape)))
+        axes: list[Axis] = []
+        paths: list[Canon] = [("carry",)]
+        while not axes or self._is_scatter(out):
+            node = self.nodes.get(out.name)
+            if node is None or not self._is_scatter(out):
+                raise _Refused(self._not_a_write(out))
+            base, value, axis, path = self._scatter(node, dims, paths[-1])
+            if self._canon(base) != paths[-1]:
+                if axes:
+                    break  # a scatter that computes the written value, not one that says where it goes
+                raise _Refused(
+                    f"the step changes more of the array than the position it writes (condition 1): {node.op} at "
+                    f"{node.source} builds on something other than the step's state"
+                )
+            if axis is not None:
+                axes.append(axis)
+                if axis.length is None:
+                    dims.remove(axis.dim)
+            paths.append(path)
+            out = value
+        self._check_axes(axes)
+        return out, sorted(axes, key=lambda a: a.dim), paths
+
+    def _is_scatter(self, ref: Ref) -> bool:
+        node = self.nodes.get(ref.name)
+        return node is not None and node.op in ("aten.select_scatter.default", "aten.slice_scatter.default")
+
+    def _scatter(self, node: Node, dims: list[int], path: Canon) -> tuple[Ref, Ref, Axis | None, Canon]:
+        base, value, dim, *where = node.args
+        assert isinstance(base, Ref) and isinstance(value, Ref) and isinstance(dim, int)
+        dim = dim % len(dims)
+        size = self.carry.type.shape[dims[dim]]
+        if node.op == "aten.select_scatter.default":
+            axis: Axis | None = Axis(dims[dim], self._table(where[0], size), None)
+            return base, value, axis, ("select", path, dim, self._key(where[0], size))
+        start, end, step = (*where, 1) if len(where) == 2 else (*where, None, None, 1)[:3]
+        if (start or 0) == 0 and isinstance(end, int) and end >= size and step == 1:
+            return base, value, None, path
+        if step != 1:
+            raise _Refused(f"the step writes every {step}-th position at {node.source}; one position is expected")
+        first, last = self._row(start, size), self._row(end, size)
+        lengths = {min(b, size) - a for a, b in zip(first, last, strict=True)}
+        if len(lengths) != 1 or min(lengths) < 1:
+            raise _Refused(f"the part of the array that a step writes at {node.source} changes its size")
+        axis = Axis(dims[dim], self._add_table(first), lengths.pop())
+        return base, value, axis, ("slice", path, dim, self._key(start, size), self._key(end, size))
+
+    def _not_a_write(self, out: Ref) -> str:
+        node = self.nodes.get(out.name)
+        if node is None:
+            return "a step returns its state unchanged, or a tensor from outside; there is nothing to solve"
+        return (
+            f"the state that a step returns is not its old state with one position written: it is {node.op} at "
+            f"{node.source}\n  a recurrence over its whole state runs sequentially; sweeps solve array loops "
+            "(x[:, i] = ...)"
+        )
+
+    def _check_axes(self, axes: list[Axis]) -> None:
+        if len({axis.dim for axis in axes}) != len(axes):
+            raise _Refused("a step writes through two slices of one dimension; index the position directly")
+        positions: dict[tuple[int, ...], int] = {}
+        for step in range(self.loop.hi - self.loop.lo):
+            for position in _positions(axes, self.tables, step):
+                first = positions.setdefault(position, step)
+                if first != step:
+                    raise _Refused(
+                        f"steps {first + self.loop.lo} and {step + self.loop.lo} both write position {position} "
+                        "(condition 2: each position is written once)"
+                    )
+
+    # ------------------------------------------------------------------------------------------ numbers
+
+    def _row(self, arg: Arg, size: int) -> tuple[int, ...]:
+        """An index at every step, counted from the front."""
+        steps = self.loop.hi - self.loop.lo
+        row = self.tables[arg.table] if isinstance(arg, Step) else (arg,) * steps
+        if not all(isinstance(v, int) for v in row):
+            raise _Refused("a step writes at a position that is not an integer constant")
+        return tuple(int(v) + size if v < 0 else int(v) for v in row)  # type: ignore[operator]
+
+    def _table(self, arg: Arg, size: int) -> int:
+        return self._add_table(self._row(arg, size))
+
+    def _add_table(self, row: tuple[int, ...]) -> int:
+        if row not in self.tables:
+            self.tables.append(row)
+        return self.tables.index(row)
+
+    def _key(self, arg: Arg, size: int) -> tuple[int, ...]:
+        return self._row(arg, size)
+
+    # ------------------------------------------------------------------------------------------ canonical views
+
+    def _canon(self, ref: Arg) -> Canon:
+        """A name for "this view of the step's state", the same for equal views; unique names for anything else."""
+        if not isinstance(ref, Ref):
+            return ("constant", ref)
+        if ref.name == self.carry.name:
+            return ("carry",)
+        node = self.nodes.get(ref.name)
+        if node is None or ref.output is not None:
+            return ("value", ref.name, ref.output)
+        if node.op in IDENTITIES and node.type.shape == self._shape(node.args[0]):
+            return self._canon(node.args[0])
+        if node.op in ("aten.select.int", "aten.slice.Tensor"):
+            return self._canon_view(node)
+        return ("value", ref.name, ref.output)
+
+    def _canon_view(self, node: Node) -> Canon:
+        of, dim, *where = (*node.args, 0) if len(node.args) == 1 else node.args
+        shape = self._shape(of)
+        assert isinstance(dim, int)
+        dim = dim % len(shape)
+        size = shape[dim]
+        if node.op == "aten.select.int":
+            return ("select", self._canon(of), dim, self._key(where[0], size))
+        start, end = (*where, None, None)[:2]
+        end = size if end is None or (isinstance(end, int) and end > size) else end
+        if node.type.shape == shape:
+            return self._canon(of)
+        return ("slice", self._canon(of), dim, self._key(start or 0, size), self._key(end, size))
+
+    def _shape(self, arg: Arg) -> tuple[int, ...]:
+        assert isinstance(arg, Ref)
+        if arg.name in self.nodes:
+            type_ = self.nodes[arg.name].types[arg.output or 0]
+            assert type_ is not None
+            return type_.shape
+        return next(v.type.shape for v in self.loop.body.inputs if v.name == arg.name)
+
+    # ------------------------------------------------------------------------------------------ reads
+
+    def _old_content(self, region: Canon) -> dict[str, Node]:
+        """The body's nodes, where reads of the written position itself read the loop's first state (condition 3).
+
+        When a step reads the position that it is about to write, it sees what the loop started from; a sweep's array
+        holds an iterate there. Copies of the state are the state.
+        """
+        nodes: dict[str, Node] = {}
+        for node in self.loop.body.nodes:
+            if node.name in self.on_carry and self._canon(Ref(node.name)) == region and region != ("carry",):
+                node = self._from_init(node, nodes)
+            elif node.op not in IDENTITIES:
+                node = replace(node, args=tuple(self._uncopied(a) for a in node.args))
+            nodes[node.name] = node
+        return nodes
+
+    def _uncopied(self, arg: Arg) -> Arg:
+        if isinstance(arg, tuple):
+            return tuple(self._uncopied(a) for a in arg)
+        if isinstance(arg, Ref) and arg.name in self.nodes and self._canon(arg) == ("carry",):
+            if self.nodes[arg.name].type == self.carry.type:
+                return Ref(self.carry.name)
+        return arg
+
+    def _from_init(self, node: Node, nodes: dict[str, Node]) -> Node:
+        """``node``, a chain of views of the state, as the same chain of views of the first state."""
+        of, *where = node.args
+        assert isinstance(of, Ref)
+        if self._canon(of) == ("carry",):
+            base = self.init
+        else:
+            inner = self._from_init(self.nodes[of.name], nodes)
+            inner = replace(inner, name=f"{inner.name}_init")
+            nodes[inner.name] = inner
+            self.on_step.add(inner.name)
+            base = Ref(inner.name)
+        return replace(node, args=(base, *where))
+
+
+def graphs_of(
+    parts: tuple[list[Node], list[Node], list[Node]], value: Ref, outside: Mapping[str, TensorType]
+) -> tuple[Graph, Graph, Graph]:
+    """The invariant, shared and tail graphs: each hands on what later ones read; the tail hands on ``value``."""
+    later: set[tuple[str, int | None]] = {(value.name, value.output)}
+    graphs: list[Graph] = []
+    types = dict(outside)
+    for part in parts:
+        types |= {n.name: n.types[0] for n in part if n.types[0] is not None}
+    for index in (2, 1, 0):
+        part = parts[index]
+        own = {n.name for n in part}
+        outputs = tuple(Ref(name, output) for name, output in sorted(later, key=str) if name in own)
+        reads = dict.fromkeys((r.name, r.output) for n in part for r in refs_of(n) if r.name not in own)
+        later |= set(reads)
+        inputs = tuple(Value(name, types[name]) for name in dict.fromkeys(name for name, _ in reads))
+        graphs.append(Graph(inputs, tuple(part), (value,) if index == 2 else outputs))
+    tail, shared, invariant = graphs
+    if value.name not in {n.name for n in tail.nodes} | {v.name for v in tail.inputs}:
+        tail = replace(tail, inputs=(*tail.inputs, Value(value.name, types[value.name])))
+    return invariant, shared, tail
+
+
+def refs_of(node: Node) -> Iterator[Ref]:
+    """The values that a node reads."""
+    return (leaf for leaf in _leaves(node) if isinstance(leaf, Ref))
+
+
+def _leaves(node: Node) -> Iterator[Arg]:
+    yield from _flat(node.args)
+    yield from _flat(tuple(v for _, v in node.kwargs))
+
+
+def _flat(args: tuple[Arg, ...]) -> Iterator[Arg]:
+    for arg in args:
+        if isinstance(arg, tuple):
+            yield from _flat(arg)
+        else:
+            yield arg
+
+
+def _needed(nodes: Mapping[str, Node], value: Ref) -> set[str]:
+    """Names of the nodes that ``value`` depends on."""
+    needed: set[str] = set()
+    stack = [value.name]
+    while stack:
+        name = stack.pop()
+        if name in nodes and name not in needed:
+            needed.add(name)
+            stack.extend(ref.name for ref in refs_of(nodes[name]))
+    return needed
+
+
+def _positions(axes: list[Axis], tables: list[tuple[int | float, ...]], step: int) -> Iterable[tuple[int, ...]]:
+    positions: list[tuple[int, ...]] = [()]
+    for axis in axes:
+        start = int(tables[axis.table][step])
+        positions = [(*p, q) for p in positions for q in range(start, start + (axis.length or 1))]
+    return positions
+
+
+def outside_types(program: Program) -> dict[str, TensorType]:
+    """Types of arguments, weights and prologue values."""
+    types = {leaf.name: leaf.type for leaf in program.signature.leaves if leaf.name and leaf.type}
+    types |= {w.name: w.type for w in program.weights}
+    types |= {n.name: n.types[0] for n in program.prologue.nodes if n.types[0] is not None}
+    return types

@@ -1,0 +1,195 @@
+"""Reading the program of a plan text: arguments, weights, graphs, the loop and its tables, results."""
+
+from __future__ import annotations
+
+import ast
+
+from .graph import Ref, Value
+from .layout import Table, each, progression
+from .plan import ArrayLoop, Axis, Leaf, Loop, Program, Region, Result, Signature, Weight, WeightKind
+from .syntax import (
+    Section,
+    Sections,
+    Unreadable,
+    graph,
+    integer,
+    needed,
+    number,
+    reference,
+    string,
+    tensor_type,
+)
+
+MAX_TABLE = 10_000_000  # entries that a shortened table may expand to
+_LOOPS = {"loop", "body", "array_loop", "invariant", "shared", "tail"}
+SECTIONS = frozenset({"arguments", "weights", "prologue", *_LOOPS, "epilogue", "results"})
+
+
+def read_program(sections: Sections) -> Program:
+    """The inverse of ``Program.__str__``."""
+    arguments, results = needed(sections, "arguments"), needed(sections, "results")
+    modes = tuple(mode for tree in arguments.statements for mode in _mode(tree))
+    return Program(
+        Signature(_leaves(arguments), _tree(arguments), modes),
+        tuple(map(_weight, sections["weights"].statements)) if "weights" in sections else (),
+        graph(needed(sections, "prologue")),
+        _array_loop(sections) if "array_loop" in sections else _loop(sections),
+        graph(needed(sections, "epilogue")),
+        Result(_leaves(results), _tree(results)),
+    )
+
+
+def _tree(section: Section) -> str:
+    for tree in section.statements:
+        match tree:
+            case ast.Assign(targets=[ast.Name(id="tree")], value=value):
+                return string(value)
+    raise Unreadable("there is no line tree = '...'", section.line)
+
+
+def _mode(tree: ast.stmt) -> list[tuple[str, str]]:
+    match tree:
+        case ast.Assign(targets=[ast.Subscript(value=ast.Name(id="modes"), slice=what)], value=state):
+            return [(string(what), string(state))]
+    return []
+
+
+def _leaves(section: Section) -> tuple[Leaf, ...]:
+    return tuple(leaf for tree in section.statements for leaf in _leaf(tree, section.comment(tree)))
+
+
+def _leaf(tree: ast.stmt, path: str) -> list[Leaf]:
+    match tree:
+        case ast.Expr(value=ast.Name(id=name)):
+            return [Leaf(path, _name(name), None)]
+        case ast.AnnAssign(target=ast.Name(id=name), annotation=type_, value=value):
+            return [Leaf(path, _name(name), tensor_type(type_), None if value is None else string(value))]
+        case ast.Assign(targets=[ast.Name(id="tree") | ast.Subscript(value=ast.Name(id="modes"))]):
+            return []
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            return [Leaf(path, _name(name), None, string(value))]
+    raise Unreadable("expected a leaf: name: type, or _ = 'constant'", tree)
+
+
+def _name(name: str) -> str | None:
+    return None if name == "_" else name
+
+
+def _weight(tree: ast.stmt) -> Weight:
+    match tree:
+        case ast.AnnAssign(
+            target=ast.Name(id=name),
+            annotation=type_,
+            value=ast.Call(func=ast.Name(id=kind), args=[path]),
+        ) if kind in {known.value for known in WeightKind}:
+            return Weight(name, WeightKind(kind), string(path), tensor_type(type_))
+    raise Unreadable("expected name: type = parameter('path')", tree)
+
+
+# ---------------------------------------------------------------------------------------------------- loops
+
+
+def _loop(sections: Sections) -> Loop:
+    section = needed(sections, "loop")
+    carry, init = _carry(section)
+    return Loop(*_steps(section), _tables(section), carry, init, _tree(section), graph(needed(sections, "body")))
+
+
+def _array_loop(sections: Sections) -> ArrayLoop:
+    section = sections["array_loop"]
+    graphs = [graph(needed(sections, key)) for key in ("invariant", "shared", "tail")]
+    match _carry(section):
+        case ((carry,), (init,)):
+            write = _write(section, carry.name)
+            return ArrayLoop(*_steps(section), _tables(section), carry, init, _tree(section), write, *graphs)
+    raise Unreadable("an array loop carries one array", section.line)
+
+
+def _steps(section: Section) -> tuple[int, int]:
+    for tree in section.statements:
+        match tree:
+            case ast.Assign(
+                targets=[ast.Name(id="steps")],
+                value=ast.Call(func=ast.Name(id="range"), args=[lo, hi]),
+            ):
+                return integer(lo), integer(hi)
+    raise Unreadable("there is no line steps = range(lo, hi)", section.line)
+
+
+def _tables(section: Section) -> tuple[Table, ...]:
+    tables: list[Table] = []
+    for tree in section.statements:
+        match tree:
+            case ast.Assign(targets=[ast.Subscript(value=ast.Name(id="step"), slice=index)], value=value):
+                if integer(index) != len(tables):
+                    raise Unreadable("the tables must stand in order", tree)
+                tables.append(_table(value))
+    return tuple(tables)
+
+
+def _table(tree: ast.expr) -> Table:
+    """The inverse of `layout.table_text`."""
+    match tree:
+        case ast.Tuple(elts=entries):
+            return tuple(map(number, entries))
+        case ast.Call(func=ast.Name(id="range"), args=[start, stop, *step], keywords=[]) if len(step) < 2:
+            return _progression(number(start), number(stop), number(step[0]) if step else 1, tree)
+        case ast.Call(func=ast.Name(id="each"), args=[base, times]):
+            return _repeated(_table(base), times, runs=True)
+        case ast.BinOp(left=base, op=ast.Mult(), right=times):
+            return _repeated(_table(base), times, runs=False)
+    raise Unreadable("expected a table of numbers", tree)
+
+
+def _repeated(base: Table, tree: ast.expr, runs: bool) -> Table:
+    times = integer(tree)
+    if times < 0 or times * len(base) > MAX_TABLE:
+        raise Unreadable(f"a table may have at most {MAX_TABLE} entries", tree)
+    return each(base, times) if runs else base * times
+
+
+def _progression(start: int | float, stop: int | float, step: int | float, at: ast.expr) -> Table:
+    whole = all(abs(x) < 2**63 and x == int(x) for x in (start, stop, step))
+    if whole and step != 0 and abs(stop - start) / abs(step) <= MAX_TABLE:
+        return progression(start, stop, step)
+    raise Unreadable(f"expected a range of whole numbers with at most {MAX_TABLE} entries", at)
+
+
+def _carry(section: Section) -> tuple[tuple[Value, ...], tuple[Ref, ...]]:
+    carry, init = [], []
+    for tree in section.statements:
+        match tree:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=type_, value=ast.expr() as value):
+                carry.append(Value(name, tensor_type(type_)))
+                init.append(reference(value))
+    return tuple(carry), tuple(init)
+
+
+def _write(section: Section, carry: str) -> Region:
+    for tree in section.statements:
+        match tree:
+            case ast.Assign(targets=[ast.Subscript(value=ast.Name(id=name), slice=at)]) if name == carry:
+                if isinstance(at, ast.Constant) and at.value is ...:
+                    return Region(())
+                dims = at.elts if isinstance(at, ast.Tuple) else [at]
+                return Region(tuple(axis for dim, index in enumerate(dims) for axis in _axis(dim, index)))
+    raise Unreadable(f"there is no line {carry}[...] = tail()", section.line)
+
+
+def _axis(dim: int, tree: ast.expr) -> list[Axis]:
+    match tree:
+        case ast.Slice(lower=None, upper=None, step=None):
+            return []
+        case ast.Slice(lower=ast.expr() as lower, upper=ast.BinOp(left=start, op=ast.Add(), right=length), step=None):
+            if ast.dump(lower) == ast.dump(start):
+                return [Axis(dim, _step(lower), integer(length))]
+        case ast.Subscript():
+            return [Axis(dim, _step(tree), None)]
+    raise Unreadable("expected a subscript such as [:, step[0]]", tree)
+
+
+def _step(tree: ast.expr) -> int:
+    match tree:
+        case ast.Subscript(value=ast.Name(id="step"), slice=table):
+            return integer(table)
+    raise Unreadable("expected step[table]", tree)

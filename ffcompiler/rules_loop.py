@@ -1,0 +1,152 @@
+"""The rules that loops obey: tables and steps, what is carried, and the positions that an array loop writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from .graph import Step, TensorType
+from .plan import ArrayLoop, Axis, Loop
+from .rules_graph import atoms
+from .scopes import Fault, Scope, Subject, before_loop, carried_values, type_of
+
+MAX_STEPS = 10_000_000
+MAX_AXES = 4  # dimensions that one write indexes
+
+Faults = Iterator[Fault]
+
+
+def tables_have_an_entry_per_step(subject: Subject) -> Faults:
+    """``lo <= hi``, and every table has ``hi - lo`` numbers."""
+    if subject.program is None:
+        return
+    loop = subject.program.loop
+    steps = loop.hi - loop.lo
+    if not 0 <= steps <= MAX_STEPS:
+        yield Fault(f"the loop runs from {loop.lo} to {loop.hi}", f"a loop has 0 to {MAX_STEPS} steps")
+    for t, table in enumerate(loop.tables):
+        if len(table) != steps:
+            yield Fault(f"step[{t}] has {len(table)} entries for {steps} steps", "give one entry per step")
+        if any(type(entry) not in {int, float} for entry in table):
+            yield Fault(f"step[{t}] has an entry that is neither int nor float", "tables hold numbers only")
+
+
+def steps_stand_in_loops(subject: Subject) -> Faults:
+    """``step[t]`` names a table of the loop and stands in a body or a tail: only those run once per step."""
+    count = len(subject.program.loop.tables) if subject.program else 0
+    for scope, i, node in subject.nodes():
+        for arg in atoms(node):
+            if isinstance(arg, Step) and not scope.per_step:
+                yield Fault(f"{arg} stands in {scope.name}", "only a body or a tail runs per step", scope, i)
+            elif isinstance(arg, Step) and not 0 <= arg.table < count:
+                yield Fault(f"{arg} names none of the {count} tables", "add the table to the loop", scope, i)
+
+
+# ---------------------------------------------------------------------------------------------------- the carry
+
+
+def carry_begins_with_its_type(subject: Subject) -> Faults:
+    """``init`` refers to values that exist before the loop and have the shape and dtype of the carry."""
+    if subject.program is None:
+        return
+    loop, before = subject.program.loop, before_loop(subject.program)
+    carry, init = carried_values(loop), loop.init if isinstance(loop, Loop) else (loop.init,)
+    if len(carry) != len(init):
+        yield Fault(f"{len(carry)} values are carried and {len(init)} begin", "give one initial value for each")
+    for value, ref in zip(carry, init, strict=False):
+        if not _alike(type_of(ref, before), value.type):
+            what = f"{value.name!a} is {value.type} and begins as {str(ref)!a}, which is {type_of(ref, before)}"
+            yield Fault(what, "begin with a value from before the loop, of the same shape and dtype")
+
+
+def body_returns_the_carry(subject: Subject) -> Faults:
+    """The outputs of a body have the shapes and dtypes of what is carried, in order."""
+    for scope in subject.scopes:
+        if scope.name != "body" or subject.program is None:
+            continue
+        carry, types = carried_values(subject.program.loop), _output_types(scope)
+        if len(carry) != len(types):
+            yield Fault(f"{len(carry)} values are carried and {len(types)} returned", "return the next carry", scope)
+        for value, type_ in zip(carry, types, strict=False):
+            if not _alike(type_, value.type):
+                what = f"{value.name!a} is {value.type} and the body returns {type_}"
+                yield Fault(what, "the carry keeps its shape and dtype from step to step", scope)
+
+
+def _output_types(scope: Scope) -> list[TensorType | None]:
+    environment = {**scope.outside, **{node.name: node.types for node in scope.graph.nodes}}
+    return [type_of(ref, environment) for ref in scope.graph.outputs]
+
+
+def _alike(a: TensorType | None, b: TensorType) -> bool:
+    return a is not None and (a.dtype, a.shape) == (b.dtype, b.shape)
+
+
+# ---------------------------------------------------------------------------------------------------- the write
+
+
+def write_stays_inside(subject: Subject) -> Faults:
+    """The axes of the write ascend, lie in the carry's rank, and index it within bounds, by tables of integers."""
+    loop = subject.plan.system
+    if loop is None:
+        return
+    shape, dims = loop.carry.type.shape, [axis.dim for axis in loop.write.axes]
+    if dims != sorted(set(dims)) or any(not 0 <= dim < len(shape) for dim in dims) or len(dims) > MAX_AXES:
+        yield Fault(f"the write indexes dimensions {dims} of {shape}", f"name up to {MAX_AXES} dimensions, ascending")
+        return
+    for axis in loop.write.axes:
+        if not 0 <= axis.table < len(loop.tables) or (axis.length is not None and axis.length < 1):
+            yield Fault(f"the write has the axis [{axis}]", "use a table of the loop and a length of at least 1")
+        elif outside := [k for k in loop.tables[axis.table] if not _fits(k, axis, shape[axis.dim])]:
+            what = f"the write [{axis}] of dimension {axis.dim} is at {outside[0]!r}"
+            yield Fault(what, f"write whole positions from 0 to {shape[axis.dim]}")
+
+
+def _fits(start: int | float, axis: Axis, size: int) -> bool:
+    return type(start) is int and 0 <= start <= size - (axis.length or 1)
+
+
+def positions_are_written_once(subject: Subject) -> Faults:
+    """No two steps write the same element of the array."""
+    loop = subject.plan.system
+    clash = _overlap(loop) if loop else None
+    if loop and clash:
+        what = f"steps {clash[0]} and {clash[1]} both write into {loop.carry.name}[{loop.write}]"
+        yield Fault(what, "run the loop sequentially, as a Loop")
+
+
+def _overlap(loop: ArrayLoop) -> tuple[int, int] | None:
+    """The first two steps that write a common element.
+
+    The regions are boxes of one size. Cells of that size hold the start of at most one box each if none overlap, and
+    boxes that overlap start in the same cell or in neighbouring ones.
+    """
+    sizes = [axis.length or 1 for axis in loop.write.axes]
+    nearby = list(product(*((0,) if size == 1 else (-1, 0, 1) for size in sizes)))
+    cells: dict[tuple[int, ...], tuple[int, list[int]]] = {}  # cell -> the step whose region starts there, and where
+    for k, start in enumerate(_starts(loop)):
+        cell = [at // size for at, size in zip(start, sizes, strict=True)]
+        for move in nearby:
+            step, other = cells.get(tuple(c + m for c, m in zip(cell, move, strict=True)), (k, None))
+            if other is not None and all(abs(a - b) < size for a, b, size in zip(start, other, sizes, strict=True)):
+                return loop.lo + step, loop.lo + k
+        cells[tuple(cell)] = k, start
+    return None
+
+
+def _starts(loop: ArrayLoop) -> Iterator[list[int]]:
+    for k in range(loop.blocks):
+        yield [int(loop.tables[axis.table][k]) for axis in loop.write.axes]
+
+
+def tail_gives_the_written_part(subject: Subject) -> Faults:
+    """A tail has one output, of the written region's shape and the array's dtype."""
+    loop = subject.plan.system
+    for scope in subject.scopes:
+        if scope.name != "tail" or loop is None:
+            continue
+        types, shape = _output_types(scope), loop.write.shape(loop.carry.type.shape)
+        expected = TensorType(loop.carry.type.dtype, shape, ())
+        if len(types) != 1 or not _alike(types[0], expected):
+            what = f"the tail returns {', '.join(map(str, types))} for a region of shape {shape}"
+            yield Fault(what, f"return one value: {expected.dtype}, the shape of the region", scope)

@@ -1,0 +1,1 @@
+"""The runtime: one solve loop, its certificate and its guard."""

@@ -1,0 +1,142 @@
+"""A `Graph` as a fast callable: torch.fx generates its Python code once; nothing is interpreted per call."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..graph import Arg, Graph, Ref, Step, Symbol, SymbolKind
+from ..ops import OPS
+
+
+def _overload(name: str) -> Any:
+    namespace, packet, overload = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+
+
+OVERLOADS: dict[str, Any] = {name: _overload(name) for name in OPS}
+"""The admitted operators; names from a plan are looked up here and nowhere else."""
+
+_SYMBOLS: dict[Symbol, Any] = {
+    **{
+        Symbol(SymbolKind.DTYPE, str(d).removeprefix("torch.")): d
+        for d in vars(torch).values()
+        if isinstance(d, torch.dtype)
+    },
+    **{
+        Symbol(SymbolKind.MEMORY_FORMAT, str(m).removeprefix("torch.")): m
+        for m in (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)
+    },
+    Symbol(SymbolKind.LAYOUT, "strided"): torch.strided,
+}
+
+
+def symbol_value(symbol: Symbol, device: torch.device) -> Any:
+    """The torch constant that a symbol stands for."""
+    return device if symbol.kind is SymbolKind.DEVICE else _SYMBOLS[symbol]
+
+
+def argument(arg: Arg, device: torch.device, value: Mapping[tuple[str, int | None] | int, Any]) -> Any:
+    """An argument of a node with references and steps replaced by ``value`` of their key."""
+    match arg:
+        case Ref(name=name, output=output):
+            return value[(name, output)]
+        case Step(table=table):
+            return value[table]
+        case Symbol():
+            return symbol_value(arg, device)
+        case tuple():
+            return [argument(a, device, value) for a in arg]
+    return arg
+
+
+@dataclass(frozen=True, slots=True)
+class GraphCall:
+    """``call(env)`` adds the outputs of a graph to an environment; ``call.values(env, k, tables)`` gives them."""
+
+    inputs: tuple[str, ...]
+    tables: tuple[int, ...]  # the per-step tables it reads
+    outputs: tuple[Ref, ...]
+    function: Any
+
+    def values(self, env: Mapping[str, Any], numbers: Sequence[int | float] = ()) -> tuple[Tensor, ...]:
+        """The outputs; ``numbers`` are the entries of ``tables`` at the step."""
+        result: tuple[Tensor, ...] = self.function(*[env[name] for name in self.inputs], *numbers)
+        return result
+
+    def extend(self, env: Mapping[str, Any]) -> dict[str, Any]:
+        """``env`` with the outputs added. A result of an operator with several results is kept as ``name.output``."""
+        return {**env, **dict(zip(map(key_of, self.outputs), self.values(env), strict=True))}
+
+
+def key_of(ref: Ref) -> str:
+    """The environment's key of a reference."""
+    return ref.name if ref.output is None else f"{ref.name}.{ref.output}"
+
+
+def graph_call(graph: Graph, device: torch.device, extra: Sequence[Ref] = ()) -> GraphCall:
+    """``graph`` compiled for ``device``, giving its outputs and the values in ``extra``."""
+    module, outputs, tables = to_fx(graph, device, extra)
+    inputs = _inputs(graph)
+    return GraphCall(inputs, tables, outputs, module.forward)
+
+
+def _inputs(graph: Graph) -> tuple[str, ...]:
+    """What a graph reads from outside, by environment key: several-result values are read one by one."""
+    own = {node.name for node in graph.nodes}
+    keys = dict.fromkeys(key_of(ref) for ref in _reads(graph) if ref.name not in own)
+    return tuple(keys)
+
+
+def _reads(graph: Graph) -> list[Ref]:
+    reads: list[Ref] = []
+
+    def collect(arg: Arg) -> None:
+        if isinstance(arg, Ref):
+            reads.append(arg)
+        elif isinstance(arg, tuple):
+            for a in arg:
+                collect(a)
+
+    for node in graph.nodes:
+        collect(node.args)
+        collect(tuple(v for _, v in node.kwargs))
+    return [*reads, *graph.outputs]
+
+
+def to_fx(
+    graph: Graph, device: torch.device, extra: Sequence[Ref] = ()
+) -> tuple[fx.GraphModule, tuple[Ref, ...], tuple[int, ...]]:
+    """The graph as a torch.fx module, its outputs, and the step tables whose numbers follow its tensor inputs."""
+    out = fx.Graph()
+    value: dict[Any, Any] = {}
+    own = {node.name for node in graph.nodes}
+    for ref in _reads(graph):
+        if ref.name not in own and (ref.name, ref.output) not in value:
+            value[(ref.name, ref.output)] = out.placeholder(key_of(ref).replace(".", "_"))
+    tables = tuple(sorted({s for node in graph.nodes for s in _steps((node.args, tuple(v for _, v in node.kwargs)))}))
+    for table in tables:
+        value[table] = out.placeholder(f"step{table}")
+    for node in graph.nodes:
+        args = tuple(argument(a, device, value) for a in node.args)
+        kwargs = {k: argument(v, device, value) for k, v in node.kwargs}
+        made = out.call_function(OVERLOADS[node.op], args, kwargs)
+        value[(node.name, None)] = made
+        if len(node.types) > 1:
+            for index in range(len(node.types)):
+                value[(node.name, index)] = out.call_function(operator.getitem, (made, index))
+    outputs = tuple(dict.fromkeys((*graph.outputs, *extra)))
+    out.output(tuple(value[(r.name, r.output)] for r in outputs))
+    out.eliminate_dead_code()
+    return fx.GraphModule(torch.nn.Module(), out), outputs, tables
+
+
+def _steps(args: Arg) -> set[int]:
+    if isinstance(args, tuple):
+        return {s for a in args for s in _steps(a)}
+    return {args.table} if isinstance(args, Step) else set()

@@ -1,0 +1,62 @@
+"""Run-time checks of the facts that a proof rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+LARGEST_REDUCED = 3.38e38
+"""Values up to this stay finite when a kernel rounds them to TF32 or bfloat16, whose range ends at 3.39e38."""
+
+
+class Zeros:
+    """The zero patterns of a proof, on the device: ``hold(values)`` is whether each value is zero where it was."""
+
+    def __init__(self, patterns: Mapping[str, npt.NDArray[np.bool_]], device: torch.device) -> None:
+        self._zero = {name: torch.from_numpy(~nonzero).to(device) for name, nonzero in patterns.items()}
+
+    def broken(self, values: Mapping[str, Tensor]) -> list[str]:
+        """Names of the values that are no longer zero somewhere where the proof needs it."""
+        return [name for name, zero in self._zero.items() if not self._holds(values[name], zero)]
+
+    @staticmethod
+    def _holds(value: Tensor, zero: Tensor) -> bool:
+        if value.shape != zero.shape:
+            return False
+        total = (value * zero).abs().sum()  # cheap; NaN or Inf outside the zeros calls for the exact look
+        return bool(total == 0) or not bool((value[zero] != 0).any())
+
+
+def all_finite(values: Iterable[Tensor]) -> Tensor:
+    """One boolean: every element of every tensor is finite, also after rounding to a reduced compute dtype.
+
+    A sum is finite only if all its terms are; a sum that overflows by itself is looked at again.
+    """
+    verdict = None
+    for value in values:
+        finite = value.sum().isfinite()
+        verdict = finite if verdict is None else verdict & finite
+    return torch.tensor(True) if verdict is None else verdict
+
+
+def really_finite(values: Iterable[Tensor]) -> bool:
+    """The exact test, for when the cheap one says no."""
+    return all(bool(value.isfinite().all()) for value in values)
+
+
+def within_reduced_range(values: Iterable[Tensor]) -> bool:
+    """Every magnitude survives rounding to TF32 or bfloat16."""
+    return all(value.numel() == 0 or bool(value.abs().amax() <= LARGEST_REDUCED) for value in values)
+
+
+def reduced_precision(device: torch.device) -> bool:
+    """Whether float32 products may be computed in TF32 or bfloat16 on this device now."""
+    if torch.get_float32_matmul_precision() != "highest":
+        return True
+    if device.type == "cuda":
+        return bool(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+    return False

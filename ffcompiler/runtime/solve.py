@@ -1,0 +1,168 @@
+"""The one solve loop: sweeps over a window past the front, until every block is final or a sweep is not worth it.
+
+A block is *final* when it was computed from final predecessors: by depth, or because a sweep left it and all before it
+unchanged. Two fronts: the working front steers the solve; the certified front is what is claimed and handed over, is
+moved only by certifying sweeps, and never moves back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..plan import Bits, Costs, Equality, Schedule, Tolerance
+from .equality import bits
+from .record import Ending, RunRecord, Sweep
+from .system import Env, System
+
+SLACK = 1.05
+"""A run may cost this much of the reference at most, in calibrated cost."""
+STALL = 8.0
+"""A sweep that takes this many times its calibrated cost is charged what it took (denormals can cost 200 times)."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class Guard:
+    """Continue only while ``spent + next sweep + sequential rest <= SLACK * reference`` (in calibrated cost)."""
+
+    costs: Costs | None
+    blocks: int
+    spent: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.spent = self.costs.once if self.costs else 0.0
+
+    @property
+    def reference(self) -> float:
+        return self.costs.step * self.blocks if self.costs else 0.0
+
+    def allows(self, certified: int, exact: bool) -> bool:
+        """Whether one more sweep keeps the promise; an uncertified one must leave room for its certificate."""
+        if self.costs is None:
+            return True
+        ahead = self.costs.certify if exact else self.costs.sweep + self.costs.certify
+        rest = self.costs.step * (self.blocks - certified)
+        return self.spent + ahead + rest <= SLACK * self.reference
+
+    def charge(self, exact: bool, seconds: float) -> None:
+        if self.costs is not None:
+            cost = self.costs.certify if exact else self.costs.sweep
+            self.spent += cost if seconds <= STALL * cost else seconds
+
+
+@dataclass(slots=True)
+class Solution:
+    """The state after the sweeps: blocks before ``certified`` are the answer."""
+
+    state: Tensor
+    certified: int
+    ending: Ending
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Solve:
+    """One run of the loop; all of its state belongs to the call."""
+
+    system: System
+    schedule: Schedule
+    equality: Equality
+    guard: Guard
+    env: Env
+    record: RunRecord
+    clock: Clock = time.perf_counter
+    observe: Callable[[Sweep], None] | None = None
+    working: int = field(default=0, init=False)
+    certified: int = field(default=0, init=False)
+    reached: int = field(default=0, init=False)  # blocks that some sweep has worked on
+    polish: bool = field(default=False, init=False)  # certify with every sweep from now on
+
+    def run(self, init: Tensor) -> Solution:
+        """Solve from ``init``; `Solution.certified` blocks are final, the others are the caller's to finish."""
+        state = self.system.start_from(init)
+        blocks = self.system.blocks
+        self.polish = self.system.tail.exact or isinstance(self.equality, Tolerance)
+        while self.certified < blocks:
+            exact = self.polish or self.working >= blocks
+            if not self.guard.allows(self.certified, exact):
+                if exact or self.certified == self.working or not self.guard.allows(self.certified, True):
+                    return self._end(state, Ending.GUARD)
+                exact = True
+            try:
+                held = self._sweep(state, exact)
+            except Exception as error:  # the user's operators on states that never occur: not converged
+                return self._end(state, Ending.RAISED, f"{type(error).__name__}: {error}")
+            if not held:
+                return self._end(state, Ending.PREMISE)
+        return self._end(state, Ending.SWEEPS)
+
+    def _end(self, state: Tensor, ending: Ending, detail: str = "") -> Solution:
+        self.record.certified, self.record.spent = self.certified, self.guard.spent
+        self.record.reference = self.guard.reference
+        return Solution(state, self.certified, ending, detail)
+
+    def _sweep(self, state: Tensor, exact: bool) -> bool:
+        """One sweep of the window, in place. False if a premise did not hold: then nothing was changed."""
+        started = self.clock()
+        lo, hi = self._window(exact)
+        values, operands = self.system.update(self.env, state, lo, hi, exact)
+        changed, gap = self._changed(self.system.region.read(state, lo, hi), values)
+        unchanged, cheap = _first_true(changed, self.system.cheap_check(operands) if operands else None)
+        if operands and not self.system.premises_hold(operands, cheap):
+            return False
+        # under a tolerance the residual of an unchanged block was measured on its old value: that is what is kept
+        keep = 0 if gap is None else unchanged
+        self.system.region.write(state, lo + keep, hi, values[keep:])
+        front = min(lo + unchanged + 1, hi)
+        self._advance(front, hi, exact)
+        seconds = self.clock() - started
+        self.guard.charge(exact, seconds)
+        residual = None if gap is None else float(gap[:unchanged].max()) if unchanged else 0.0
+        change = None if gap is None else float(gap.max())
+        self._note(Sweep(lo, hi, front, exact, seconds, residual, change))
+        return True
+
+    def _window(self, exact: bool) -> tuple[int, int]:
+        blocks = self.system.blocks
+        hi = self.schedule.ahead(self.working, blocks) if self.working < blocks else blocks
+        return (self.certified, max(hi, self.reached)) if exact else (self.working, hi)
+
+    def _changed(self, old: Tensor, new: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Per block, whether the sweep changed it: in bits, or by more than the tolerance (then also by how much)."""
+        match self.equality:
+            case Bits():
+                return (bits(old) != bits(new)).flatten(1).any(1), None
+            case Tolerance(rtol=rtol, atol=atol):
+                gap = (new - old).abs()
+                within = gap <= atol + rtol * new.abs()  # NaN is not within anything
+                return ~within.flatten(1).all(1), gap.flatten(1).amax(1)
+
+    def _advance(self, front: int, hi: int, exact: bool) -> None:
+        self.reached = max(self.reached, hi)
+        if exact:
+            assert front >= self.certified, "the certified front moved back"
+            if not self.polish and front < self.working:
+                self.polish = True  # the lifted tail rounds differently here: only certifying sweeps from now on
+            self.certified = self.working = front
+        else:
+            self.working = front
+
+    def _note(self, sweep: Sweep) -> None:
+        self.record.sweeps.append(sweep)
+        if self.observe is not None:
+            self.observe(sweep)
+
+
+def _first_true(changed: Tensor, finite: Tensor | None) -> tuple[int, bool]:
+    """How many leading entries are False, and the flag, in one transfer from the device."""
+    count = changed.numel()
+    first = changed.to(torch.uint8).argmax()
+    flags = [first, changed.any().long()] + ([] if finite is None else [finite.long()])
+    values = torch.stack(flags).tolist()
+    return (values[0] if values[1] else count), bool(finite is None or values[2])

@@ -1,0 +1,121 @@
+"""What each graph of a program may read, and how a broken rule is told: the ground that the rules stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from .graph import Graph, Node, Ref, TensorType, Value
+from .layout import printable
+from .plan import ArrayLoop, Loop, Plan, Program
+
+Types = tuple[TensorType | None, ...]  # of the results of one value
+Environment = Mapping[str, Types]
+NEIGHBOURS = 2  # nodes shown before and after the one at fault
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One graph of the program, the values it may read from outside, and whether it is run once per step."""
+
+    name: str
+    graph: Graph
+    outside: Environment
+    per_step: bool = False
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What breaks a rule, what to do, and where: a node of a graph, a whole graph, or neither."""
+
+    what: str
+    advice: str
+    scope: Scope | None = None
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return "\n  ".join(map(printable, [self.what, *self._place(), self.advice]))
+
+    def _place(self) -> list[str]:
+        if self.scope is None:
+            return []
+        if self.index is None:
+            return [f"in {self.scope.name}"]
+        nodes = self.scope.graph.nodes
+        near = range(max(0, self.index - NEIGHBOURS), min(len(nodes), self.index + NEIGHBOURS + 1))
+        lines = [f"{'->' if i == self.index else '  '} {nodes[i]}" for i in near]
+        return [f"in {self.scope.name}, node {self.index} of {len(nodes)}:", *lines]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A plan under verification with what most rules need of it."""
+
+    plan: Plan
+    program: Program | None
+    scopes: tuple[Scope, ...]
+
+    @staticmethod
+    def of(plan: Plan) -> Subject:
+        return Subject(plan, plan.program, scopes(plan.program) if plan.program else ())
+
+    def nodes(self) -> Iterator[tuple[Scope, int, Node]]:
+        for scope in self.scopes:
+            for i, node in enumerate(scope.graph.nodes):
+                yield scope, i, node
+
+
+def results(graph: Graph) -> Environment:
+    return {node.name: node.types for node in graph.nodes}
+
+
+def given(program: Program) -> Environment:
+    """The arguments and the weights."""
+    leaves = {leaf.name: (leaf.type,) for leaf in program.signature.leaves if leaf.name is not None}
+    return leaves | {weight.name: (weight.type,) for weight in program.weights}
+
+
+def before_loop(program: Program) -> Environment:
+    return {**given(program), **results(program.prologue)}
+
+
+def carried_values(loop: Loop | ArrayLoop) -> tuple[Value, ...]:
+    return loop.carry if isinstance(loop, Loop) else (loop.carry,)
+
+
+def carried(loop: Loop | ArrayLoop) -> Environment:
+    return {value.name: (value.type,) for value in carried_values(loop)}
+
+
+def after_loop(program: Program) -> Environment:
+    """What the epilogue and the results see: the loop leaves its final carry behind, under its name."""
+    return {**before_loop(program), **carried(program.loop)}
+
+
+def scopes(program: Program) -> tuple[Scope, ...]:
+    """The graphs of ``program`` in the order in which they first run."""
+    first = Scope("prologue", program.prologue, given(program))
+    last = Scope("epilogue", program.epilogue, after_loop(program))
+    return (first, *_loop_scopes(program.loop, before_loop(program)), last)
+
+
+def _loop_scopes(loop: Loop | ArrayLoop, before: Environment) -> tuple[Scope, ...]:
+    if isinstance(loop, Loop):
+        return (Scope("body", loop.body, {**before, **carried(loop)}, per_step=True),)
+    shared = {**before, **results(loop.invariant), **carried(loop)}
+    return (
+        Scope("invariant", loop.invariant, before),
+        Scope("shared", loop.shared, shared),
+        Scope("tail", loop.tail, {**shared, **results(loop.shared)}, per_step=True),
+    )
+
+
+def result_type(types: Types, output: int | None) -> TensorType | None:
+    """The type that a reference picks among the results of a value; None where there is no such result."""
+    if output is None:
+        return types[0] if len(types) == 1 else None
+    return types[output] if 0 <= output < len(types) else None
+
+
+def type_of(ref: Ref, environment: Environment) -> TensorType | None:
+    return result_type(environment.get(ref.name, ()), ref.output)

@@ -1,0 +1,138 @@
+"""Reading plan text back: ``parse(str(plan)) == plan``.
+
+The head is lines of ``key         words``. Everything below it is Python syntax under section titles; Python's own
+parser reads it (`syntax.py`), and nothing is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TypeVar
+
+from .errors import InvalidPlanError
+from .layout import KEY_WIDTH
+from .plan import Bits, Candidate, Costs, Equality, Finite, Method, Plan, Premise, Schedule, Tolerance, ZeroPattern
+from .read_program import SECTIONS, read_program
+from .syntax import (
+    Section,
+    Sections,
+    Unreadable,
+    dotted,
+    expression,
+    integer,
+    keywords,
+    needed,
+    number,
+    split,
+    string,
+    unquoted,
+    word,
+)
+
+T = TypeVar("T")
+
+
+def parse(text: str) -> Plan:
+    """The plan that prints as ``text``.
+
+    Raises:
+        InvalidPlanError: with the line that is not the text of a plan.
+    """
+    try:
+        return _plan(split(text))
+    except Unreadable as fault:
+        line = text.split("\n")[fault.line - 1] if fault.line <= text.count("\n") + 1 else ""
+        message = f"line {fault.line}: {fault}: {line.strip()!a}; compare it with what str(plan) prints"
+        raise InvalidPlanError(message) from None
+
+
+def _plan(sections: Sections) -> Plan:
+    known = {*_HEAD, "candidates", "premises", *SECTIONS}
+    for key, section in sections.items():
+        if key not in known:
+            raise Unreadable(f"unknown section {key}", section.line)
+    return Plan(
+        read_program(sections) if sections.keys() & SECTIONS else None,
+        _head(sections, "schedule", _schedule),
+        _head(sections, "equality", _equality),
+        _head(sections, "device", unquoted),
+        _optional(sections, "premises", _premises, ()),
+        _head(sections, "refusal", unquoted) if "refusal" in sections else None,
+        _head(sections, "why", unquoted) if "why" in sections else "",
+        _head(sections, "costs", _costs) if "costs" in sections else None,
+        _optional(sections, "candidates", _candidates, ()),
+    )
+
+
+_HEAD = frozenset({"schedule", "equality", "device", "why", "refusal", "costs"})
+
+
+def _optional(sections: Sections, key: str, read: Callable[[Section], T], default: T) -> T:
+    return read(sections[key]) if key in sections else default
+
+
+# ---------------------------------------------------------------------------------------------------- the head
+
+
+def _head(sections: Sections, key: str, read: Callable[[str, int], T]) -> T:
+    section = needed(sections, key)
+    lines = list(section.lines)
+    while len(lines) > 1 and not lines[-1].strip():
+        lines.pop()
+    return read("\n".join(line[KEY_WIDTH:] for line in lines), section.line)
+
+
+def _schedule(text: str, line: int) -> Schedule:
+    form = re.fullmatch(r"([a-z-]+)(?:\((-?\d{1,20})\))?", text)
+    if form is None or form[1] not in {method.value for method in Method}:
+        raise Unreadable("unknown schedule", line)
+    return Schedule(Method(form[1]), int(form[2]) if form[2] else None)
+
+
+def _equality(text: str, line: int) -> Equality:
+    return Bits() if text == "bits" else _numbers(Tolerance, text, line)
+
+
+def _costs(text: str, line: int) -> Costs:
+    return _numbers(Costs, f"costs({text})", line)
+
+
+def _numbers(of: type[T], text: str, line: int) -> T:
+    """A dataclass of numbers from ``name(field=number, ...)``."""
+    match expression(text, line):
+        case ast.Call(args=[]) as call:
+            values = {key: number(value) for key, value in keywords(call)}
+            if list(values) == [field.name for field in fields(of)]:  # type: ignore[arg-type]
+                return of(**values)
+    raise Unreadable(f"not a {of.__name__.lower()}", line)
+
+
+def _candidates(section: Section) -> tuple[Candidate, ...]:
+    rows = ((section.line + k, row.strip()) for k, row in enumerate(section.lines) if row.strip())
+    return tuple(_candidate(row, line) for line, row in list(rows)[2:])
+
+
+def _candidate(row: str, line: int) -> Candidate:
+    cells = row.split(maxsplit=3)
+    if len(cells) < 3:
+        raise Unreadable("expected schedule, seconds, sweeps, note", line)
+    seconds, sweeps = number(expression(cells[1], line)), integer(expression(cells[2], line))
+    return Candidate(_schedule(cells[0], line), seconds, sweeps, unquoted(cells[3], line) if cells[3:] else "")
+
+
+def _premises(section: Section) -> tuple[Premise, ...]:
+    return tuple(_premise(tree, section.comment(tree)) for tree in section.statements)
+
+
+def _premise(tree: ast.stmt, source: str) -> Premise:
+    match tree:
+        case ast.Expr(value=ast.Call(func=ast.Name(id="finite"), args=[value, op], keywords=[])):
+            return Finite(word(value), dotted(op), source)
+        case ast.Expr(value=ast.Call(func=ast.Name(id="zeros"), args=[value, zeros]) as call):
+            match keywords(call):
+                case (("of", of), ("sha256", sha256)):
+                    return ZeroPattern(word(value), integer(zeros), integer(of), string(sha256))
+    raise Unreadable("unknown premise", tree)

@@ -1,0 +1,170 @@
+"""What makes a plan valid. Passes, the runtime and the loader may take every rule here for granted."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from .errors import InvalidPlanError
+from .plan import Bits, Finite, Leaf, Method, Plan, Schedule
+from .rules_graph import (
+    arguments_are_well_formed,
+    bound_names,
+    graphs_are_small_enough,
+    inputs_are_listed,
+    names_are_bound_once,
+    names_are_plain,
+    operators_are_admitted,
+    references_are_available,
+    types_are_possible,
+)
+from .rules_loop import (
+    body_returns_the_carry,
+    carry_begins_with_its_type,
+    positions_are_written_once,
+    steps_stand_in_loops,
+    tables_have_an_entry_per_step,
+    tail_gives_the_written_part,
+    write_stays_inside,
+)
+from .scopes import Fault, Subject, after_loop, result_type, results
+
+Rule = Callable[[Subject], Iterator[Fault]]
+MAX_FAULTS = 5  # of one rule, told in one error
+
+
+def verify(plan: Plan) -> Plan:
+    """``plan`` itself, when it obeys every rule in `RULES`; a rule may rely on those before it.
+
+    Raises:
+        InvalidPlanError: with the first broken rule, the places where it is broken, and what to do.
+    """
+    subject = Subject.of(plan)
+    for rule in RULES:
+        if faults := list(islice(rule(subject), MAX_FAULTS)):
+            raise InvalidPlanError("\n".join(f"{rule.__name__}: {fault}" for fault in faults))
+    return plan
+
+
+# ---------------------------------------------------------------------------------------------------- leaves
+
+
+def arguments_are_tensors_or_constants(subject: Subject) -> Iterator[Fault]:
+    """An argument leaf has a name and a type, or a constant."""
+    for leaf in subject.program.signature.leaves if subject.program else ():
+        if not _is_tensor(leaf) and not _is_constant(leaf):
+            yield Fault(f"the argument {leaf.path!a} is {str(leaf)!a}", "give a name and type, or a constant")
+
+
+def results_exist(subject: Subject) -> Iterator[Fault]:
+    """A result leaf is a constant, or a value that the epilogue could see or computed, with its shape and dtype."""
+    if subject.program is None:
+        return
+    environment = {**after_loop(subject.program), **results(subject.program.epilogue)}
+    for leaf in subject.program.result.leaves:
+        type_ = result_type(environment.get(leaf.name or "", ()), None)
+        known = type_ and leaf.type and (type_.dtype, type_.shape) == (leaf.type.dtype, leaf.type.shape)
+        if not _is_constant(leaf) and not (_is_tensor(leaf) and known):
+            what = f"the result {leaf.path!a} is {str(leaf)!a}, and {leaf.name!a} is {type_}"
+            yield Fault(what, "return an argument, a weight, the carry, or a value of prologue or epilogue")
+
+
+def _is_tensor(leaf: Leaf) -> bool:
+    return leaf.name is not None and leaf.type is not None and leaf.constant is None
+
+
+def _is_constant(leaf: Leaf) -> bool:
+    return leaf.name is None and leaf.type is None and leaf.constant is not None
+
+
+# ---------------------------------------------------------------------------------------------------- schedules
+
+
+def schedule_has_its_block(subject: Subject) -> Iterator[Fault]:
+    """GS-Jacobi and sliding have a block size of at least 1; the others have none."""
+    for schedule in (subject.plan.schedule, *(candidate.schedule for candidate in subject.plan.candidates)):
+        if not _block_fits(schedule):
+            yield Fault(f"the schedule {schedule} has block {schedule.block}", "e.g. jacobi, or sliding(16)")
+
+
+def _block_fits(schedule: Schedule) -> bool:
+    if schedule.method in {Method.GS_JACOBI, Method.SLIDING}:
+        return schedule.block is not None and schedule.block >= 1
+    return schedule.block is None
+
+
+def schedule_has_its_system(subject: Subject) -> Iterator[Fault]:
+    """A schedule other than sequential needs an array loop."""
+    if subject.plan.schedule.method is not Method.SEQUENTIAL and subject.plan.system is None:
+        yield Fault(f"{subject.plan.schedule} is scheduled and there is no triangular system", "run it sequentially")
+
+
+def refused_plans_are_sequential(subject: Subject) -> Iterator[Fault]:
+    """A plan with a refusal runs sequentially."""
+    if subject.plan.refusal is not None and subject.plan.schedule.method is not Method.SEQUENTIAL:
+        yield Fault(f"{subject.plan.schedule} is scheduled and refused", "run it sequentially")
+
+
+# ---------------------------------------------------------------------------------------------------- figures
+
+
+def equality_is_finite(subject: Subject) -> Iterator[Fault]:
+    """Tolerances are finite and not negative."""
+    equality = subject.plan.equality
+    if not isinstance(equality, Bits) and not (_is_figure(equality.rtol) and _is_figure(equality.atol)):
+        yield Fault(f"the equality is {equality}", "give tolerances that are finite and at least 0")
+
+
+def figures_are_finite(subject: Subject) -> Iterator[Fault]:
+    """Costs, predicted seconds and sweeps are finite and not negative: the guard computes with them."""
+    costs = subject.plan.costs
+    if costs and not all(map(_is_figure, (costs.step, costs.sweep, costs.certify, costs.once))):
+        yield Fault(f"the costs are {costs}", "measure again")
+    for candidate in subject.plan.candidates:
+        if not _is_figure(candidate.seconds) or candidate.sweeps < 0:
+            yield Fault(f"{candidate.schedule}: {candidate.seconds!r} s, {candidate.sweeps} sweeps", "measure again")
+
+
+def _is_figure(x: float) -> bool:
+    return math.isfinite(x) and x >= 0
+
+
+def premises_name_values(subject: Subject) -> Iterator[Fault]:
+    """A premise is about a value of the program; a zero pattern has a count within its size and a SHA-256."""
+    names = set(bound_names(subject.program)) if subject.program else set()
+    for premise in subject.plan.premises:
+        if premise.value not in names:
+            yield Fault(f"the premise {premise} names no value", "prove the dependence again")
+        elif not isinstance(premise, Finite) and not (
+            0 <= premise.zeros <= premise.of and re.fullmatch(r"[0-9a-f]{64}", premise.sha256)
+        ):
+            yield Fault(f"the premise {premise} is no zero pattern", "prove the dependence again")
+
+
+RULES: tuple[Rule, ...] = (
+    graphs_are_small_enough,
+    names_are_plain,
+    names_are_bound_once,
+    arguments_are_tensors_or_constants,
+    types_are_possible,
+    operators_are_admitted,
+    arguments_are_well_formed,
+    references_are_available,
+    inputs_are_listed,
+    tables_have_an_entry_per_step,
+    steps_stand_in_loops,
+    carry_begins_with_its_type,
+    body_returns_the_carry,
+    write_stays_inside,
+    positions_are_written_once,
+    tail_gives_the_written_part,
+    results_exist,
+    schedule_has_its_block,
+    schedule_has_its_system,
+    refused_plans_are_sequential,
+    equality_is_finite,
+    figures_are_finite,
+    premises_name_values,
+)

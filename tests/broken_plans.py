@@ -1,0 +1,212 @@
+"""One deliberately broken plan, or a few, for each rule of `verify`: the check must be able to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from plans import MADE, MADE_LOOP, NO_PROGRAM, RECURRENCE, f32, node, r
+
+from ffcompiler.graph import Graph, Ref, Step, Symbol, SymbolKind, TensorType, Value
+from ffcompiler.plan import (
+    Axis,
+    Candidate,
+    Costs,
+    Finite,
+    Leaf,
+    Loop,
+    Method,
+    Plan,
+    Region,
+    Schedule,
+    Tolerance,
+    ZeroPattern,
+)
+
+MADE_PROGRAM, RNN_PROGRAM = MADE.program, RECURRENCE.program
+assert MADE_PROGRAM is not None
+assert RNN_PROGRAM is not None
+assert isinstance(RNN_PROGRAM.loop, Loop)
+RNN_LOOP = RNN_PROGRAM.loop
+
+
+def program(**changes: Any) -> Plan:
+    return replace(MADE, program=replace(MADE_PROGRAM, **changes))
+
+
+def array_loop(**changes: Any) -> Plan:
+    return program(loop=replace(MADE_LOOP, **changes))
+
+
+def recurrence(**changes: Any) -> Plan:
+    return replace(RECURRENCE, program=replace(RNN_PROGRAM, loop=replace(RNN_LOOP, **changes)))
+
+
+def in_graph(graph: Graph, at: int, **changes: Any) -> Graph:
+    """``graph`` with the node ``at`` changed."""
+    nodes = list(graph.nodes)
+    nodes[at] = replace(nodes[at], **changes)
+    return replace(graph, nodes=tuple(nodes))
+
+
+def in_shared(at: int, **changes: Any) -> Plan:
+    return array_loop(shared=in_graph(MADE_LOOP.shared, at, **changes))
+
+
+def in_tail(at: int, **changes: Any) -> Plan:
+    return array_loop(tail=in_graph(MADE_LOOP.tail, at, **changes))
+
+
+def typed(dtype: str, shape: tuple[int, ...], stride: tuple[int, ...]) -> Plan:
+    return in_shared(2, types=(TensorType(dtype, shape, stride),))
+
+
+def written(*axes: Axis, shape: tuple[int, ...] = (4,), **tables: Any) -> Plan:
+    tail = in_graph(MADE_LOOP.tail, -1, types=(f32(*shape),))
+    return array_loop(write=Region(axes), tail=tail, **tables)
+
+
+def tables(*entries: Any) -> Plan:
+    return array_loop(tables=entries)
+
+
+def long_program() -> Plan:
+    nodes = tuple(node(f"n{i}", "zeros.default", (), of=f32(), line=1) for i in range(100_001))
+    return program(epilogue=Graph((), nodes, ()))
+
+
+UP, TWICE = tuple(range(12)), (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10)
+FINITE = Finite("nowhere", "aten.mm.default", "")
+SLIDING = Schedule(Method.SLIDING, 4)
+
+BROKEN: list[tuple[str, Callable[[], Plan]]] = [
+    ("graphs_are_small_enough", long_program),
+    ("names_are_plain", lambda: in_shared(0, name="T1")),
+    ("names_are_plain", lambda: in_shared(0, name="step")),
+    ("names_are_plain", lambda: in_shared(0, name="lambda")),
+    ("names_are_plain", lambda: in_shared(0, name="a" * 201)),
+    ("names_are_plain", lambda: in_shared(0, name="é")),
+    ("names_are_bound_once", lambda: in_shared(2, name="s2")),
+    ("names_are_bound_once", lambda: in_tail(0, name="s2")),
+    ("names_are_bound_once", lambda: in_tail(0, name="w1")),
+    ("names_are_bound_once", lambda: array_loop(carry=Value("noise", f32(4, 12)))),
+    ("arguments_are_tensors_or_constants", lambda: _argument(Leaf("args[0]", "noise", None))),
+    ("arguments_are_tensors_or_constants", lambda: _argument(Leaf("args[0]", "noise", f32(4, 12), "3"))),
+    ("arguments_are_tensors_or_constants", lambda: _argument(Leaf("args[0]", None, None))),
+    ("types_are_possible", lambda: in_shared(0, types=())),
+    ("types_are_possible", lambda: typed("float31", (4, 32), (32, 1))),
+    ("types_are_possible", lambda: typed("float32", (4, 32), (1,))),
+    ("types_are_possible", lambda: typed("float32", (-4, 32), (32, 1))),
+    ("types_are_possible", lambda: typed("float32", (4, 32), (-32, 1))),
+    ("types_are_possible", lambda: typed("float32", (1,) * 17, (1,) * 17)),
+    ("types_are_possible", lambda: typed("float32", (2**30, 2**30), (2**30, 1))),
+    ("types_are_possible", lambda: typed("float32", (0, 2**62), (2**62, 1))),
+    ("types_are_possible", lambda: typed("float32", (2, 2), (2**62, 1))),
+    ("types_are_possible", lambda: _argument(Leaf("args[0]", "noise", TensorType("float32", (4, 12), (1,))))),
+    ("operators_are_admitted", lambda: in_shared(1, op="aten.from_file.default")),
+    ("operators_are_admitted", lambda: in_shared(1, op="aten.mm")),
+    ("operators_are_admitted", lambda: in_shared(1, op="os.system")),
+    ("arguments_are_well_formed", lambda: in_shared(1, args=(r("x"), [r("s1")]))),
+    ("arguments_are_well_formed", lambda: in_shared(1, args=(r("x"), Symbol(SymbolKind.DEVICE, "cuda:7")))),
+    ("arguments_are_well_formed", lambda: in_shared(1, args=(r("x"), Symbol(SymbolKind.DTYPE, "float31")))),
+    ("arguments_are_well_formed", lambda: in_shared(1, args=(r("x"), (((((1,),),),),)))),
+    ("arguments_are_well_formed", lambda: in_tail(5, kwargs=(("alpha", 1), ("alpha", 2)))),
+    ("arguments_are_well_formed", lambda: in_tail(5, kwargs=(("from", 1),))),
+    ("references_are_available", lambda: in_shared(1, args=(r("x"), r("nowhere")))),
+    ("references_are_available", lambda: in_shared(1, args=(r("x"), r("s2")))),
+    ("references_are_available", lambda: in_shared(1, args=(r("x"), r("s3")))),
+    ("references_are_available", lambda: in_shared(1, args=(r("x"), r("t1")))),
+    ("references_are_available", lambda: in_shared(1, args=(r("x"), ((r("nowhere"),),)))),
+    ("references_are_available", lambda: in_shared(1, args=(r("x"), Ref("s1", 1)))),
+    ("references_are_available", lambda: in_shared(1, args=(r("x"), Ref("s1", -1)))),
+    ("references_are_available", lambda: _body(4, args=(r("b4"),))),
+    ("references_are_available", lambda: _body(3, types=(None, f32(1)))),
+    ("references_are_available", lambda: in_invariant(args=(r("x"),))),
+    ("references_are_available", lambda: program(prologue=replace(MADE_PROGRAM.prologue, outputs=(r("x"),)))),
+    ("references_are_available", lambda: program(epilogue=in_graph(MADE_PROGRAM.epilogue, 0, args=(r("s5"),)))),
+    ("references_are_available", lambda: program(epilogue=in_graph(MADE_PROGRAM.epilogue, 0, args=(r("i1"),)))),
+    ("inputs_are_listed", lambda: _shared_inputs(MADE_LOOP.shared.inputs[1:])),
+    ("inputs_are_listed", lambda: _shared_inputs((*MADE_LOOP.shared.inputs, Value("noise", f32(4, 12))))),
+    ("inputs_are_listed", lambda: _shared_inputs((*MADE_LOOP.shared.inputs, Value("nowhere", f32())))),
+    ("inputs_are_listed", lambda: _shared_inputs((*MADE_LOOP.shared.inputs, MADE_LOOP.shared.inputs[0]))),
+    ("inputs_are_listed", lambda: _shared_inputs((Value("x", f32(5, 12)), *MADE_LOOP.shared.inputs[1:]))),
+    ("tables_have_an_entry_per_step", lambda: tables(UP[:-1], UP)),
+    ("tables_have_an_entry_per_step", lambda: tables(UP, (*UP, 12))),
+    ("tables_have_an_entry_per_step", lambda: tables(UP, (True,) * 12)),
+    ("tables_have_an_entry_per_step", lambda: array_loop(lo=12, hi=0)),
+    ("tables_have_an_entry_per_step", lambda: array_loop(hi=2**62)),
+    ("steps_stand_in_loops", lambda: in_shared(1, args=(r("x"), r("s1"), Step(0)))),
+    ("steps_stand_in_loops", lambda: in_invariant(args=(r("noise"), (Step(0),)))),
+    ("steps_stand_in_loops", lambda: in_tail(0, args=(r("s5"), 1, Step(2)))),
+    ("steps_stand_in_loops", lambda: in_tail(0, args=(r("s5"), 1, Step(-1)))),
+    ("steps_stand_in_loops", lambda: _body(0, args=(r("xs"), 0, Step(3), Step(0)))),
+    ("carry_begins_with_its_type", lambda: array_loop(init=r("w1"))),
+    ("carry_begins_with_its_type", lambda: array_loop(init=r("s2"))),
+    ("carry_begins_with_its_type", lambda: recurrence(init=(r("h0"),))),
+    ("carry_begins_with_its_type", lambda: recurrence(init=(r("h0"), r("h0")))),
+    ("body_returns_the_carry", lambda: recurrence(body=replace(RNN_LOOP.body, outputs=(r("b3"),)))),
+    ("body_returns_the_carry", lambda: recurrence(body=replace(RNN_LOOP.body, outputs=(r("b3"), r("b3"))))),
+    ("body_returns_the_carry", lambda: recurrence(body=replace(RNN_LOOP.body, outputs=(r("b3"), Ref("b4", 1))))),
+    ("write_stays_inside", lambda: written(Axis(1, 0, None), Axis(0, 0, None))),
+    ("write_stays_inside", lambda: written(Axis(1, 0, None), Axis(1, 0, None))),
+    ("write_stays_inside", lambda: written(Axis(2, 0, None))),
+    ("write_stays_inside", lambda: written(Axis(-1, 0, None))),
+    ("write_stays_inside", lambda: written(Axis(1, 2, None))),
+    ("write_stays_inside", lambda: written(Axis(1, 1, None))),
+    ("write_stays_inside", lambda: written(Axis(1, 0, 0))),
+    ("write_stays_inside", lambda: written(Axis(1, 0, 2))),
+    ("write_stays_inside", lambda: written(Axis(1, 0, None), tables=(tuple(map(float, UP)), UP))),
+    ("write_stays_inside", lambda: written(Axis(1, 0, None), tables=((-1, *UP[1:]), UP))),
+    ("positions_are_written_once", lambda: written(Axis(1, 0, None), tables=(TWICE, UP))),
+    ("positions_are_written_once", lambda: written(shape=(4, 12))),
+    ("positions_are_written_once", lambda: written(Axis(1, 0, 2), shape=(4, 2), tables=((*UP[:-1], 10), UP))),
+    ("tail_gives_the_written_part", lambda: in_tail(5, types=(f32(5),))),
+    ("tail_gives_the_written_part", lambda: in_tail(5, types=(TensorType("float64", (4,), (1,)),))),
+    ("tail_gives_the_written_part", lambda: written(Axis(1, 0, 1))),
+    ("tail_gives_the_written_part", lambda: array_loop(tail=replace(MADE_LOOP.tail, outputs=()))),
+    ("results_exist", lambda: _result(Leaf("out", "nowhere", f32(4, 12)))),
+    ("results_exist", lambda: _result(Leaf("out", "s5", f32(4, 24)))),
+    ("results_exist", lambda: _result(Leaf("out", "z1", f32(4, 11)))),
+    ("results_exist", lambda: _result(Leaf("out", "z1", f32(4, 12), "3"))),
+    ("results_exist", lambda: _result(Leaf("out", None, None))),
+    ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.SLIDING))),
+    ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.GS_JACOBI, 0))),
+    ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.JACOBI, 4))),
+    ("schedule_has_its_block", lambda: replace(MADE, candidates=(Candidate(Schedule(Method.SLIDING), 1.0, 1, ""),))),
+    ("schedule_has_its_system", lambda: replace(RECURRENCE, schedule=SLIDING)),
+    ("schedule_has_its_system", lambda: replace(NO_PROGRAM, schedule=Schedule(Method.GAUSS_SEIDEL))),
+    ("refused_plans_are_sequential", lambda: replace(MADE, refusal="position 5 reads itself")),
+    ("refused_plans_are_sequential", lambda: replace(MADE, refusal="")),
+    ("equality_is_finite", lambda: replace(MADE, equality=Tolerance(-1e-6, 1e-5))),
+    ("equality_is_finite", lambda: replace(MADE, equality=Tolerance(1e-6, float("inf")))),
+    ("equality_is_finite", lambda: replace(MADE, equality=Tolerance(float("nan"), 1e-5))),
+    ("figures_are_finite", lambda: replace(MADE, costs=Costs(1.0, 1.0, float("nan"), 1.0))),
+    ("figures_are_finite", lambda: replace(MADE, costs=Costs(-1.0, 1.0, 1.0, 1.0))),
+    ("figures_are_finite", lambda: replace(MADE, candidates=(Candidate(SLIDING, float("inf"), 1, ""),))),
+    ("figures_are_finite", lambda: replace(MADE, candidates=(Candidate(SLIDING, 1.0, -1, ""),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(FINITE,))),
+    ("premises_name_values", lambda: replace(MADE, premises=(ZeroPattern("w1", 5, 4, "00" * 32),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(ZeroPattern("w1", 4, 5, "00" * 31 + "0A"),))),
+    ("premises_name_values", lambda: replace(NO_PROGRAM, premises=(FINITE,))),
+]
+
+
+def in_invariant(**changes: Any) -> Plan:
+    return array_loop(invariant=in_graph(MADE_LOOP.invariant, 0, **changes))
+
+
+def _argument(leaf: Leaf) -> Plan:
+    return program(signature=replace(MADE_PROGRAM.signature, leaves=(leaf,)))
+
+
+def _result(leaf: Leaf) -> Plan:
+    return program(result=replace(MADE_PROGRAM.result, leaves=(leaf,)))
+
+
+def _shared_inputs(inputs: tuple[Value, ...]) -> Plan:
+    return array_loop(shared=replace(MADE_LOOP.shared, inputs=inputs))
+
+
+def _body(at: int, **changes: Any) -> Plan:
+    return recurrence(body=in_graph(RNN_LOOP.body, at, **changes))

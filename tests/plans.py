@@ -1,0 +1,171 @@
+"""Plans made by hand, as a model's author would meet them: an array loop, a recurrence, a refused plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ffcompiler.graph import EMPTY_GRAPH, Arg, Graph, Node, Ref, Step, Symbol, SymbolKind, TensorType, Value, contiguous
+from ffcompiler.plan import (
+    ArrayLoop,
+    Axis,
+    Bits,
+    Candidate,
+    Costs,
+    Finite,
+    Leaf,
+    Loop,
+    Method,
+    Plan,
+    Program,
+    Region,
+    Result,
+    Schedule,
+    Signature,
+    Weight,
+    WeightKind,
+    ZeroPattern,
+    tolerance,
+)
+
+FLOAT32 = Symbol(SymbolKind.DTYPE, "float32")
+RUN = Symbol(SymbolKind.DEVICE, "run")
+DIMS, HIDDEN, BATCH = 12, 32, 4
+
+
+def f32(*shape: int, stride: tuple[int, ...] | None = None) -> TensorType:
+    return TensorType("float32", shape, contiguous(shape) if stride is None else stride)
+
+
+def node(name: str, op: str, *args: Arg, of: TensorType, line: int, **kwargs: Arg) -> Node:
+    return Node(name, f"aten.{op}", args, tuple(kwargs.items()), (of,), f"made.py:{line} in step")
+
+
+def r(name: str) -> Ref:
+    return Ref(name)
+
+
+X, NOISE = Value("x", f32(BATCH, DIMS)), Value("noise", f32(BATCH, DIMS))
+W1, W2 = Value("w1", f32(HIDDEN, DIMS)), Value("w2", f32(2 * DIMS, HIDDEN))
+H, OUT = Value("b1", f32(BATCH, HIDDEN)), Value("b2", f32(BATCH, 2 * DIMS))
+
+MADE_LOOP = ArrayLoop(
+    lo=0,
+    hi=DIMS,
+    tables=(tuple(range(DIMS)), tuple(range(DIMS, 2 * DIMS))),
+    carry=X,
+    init=r("a1"),
+    carry_tree="*",
+    write=Region((Axis(1, 0, None),)),
+    invariant=Graph((NOISE,), (node("i1", "exp.default", r("noise"), of=f32(BATCH, DIMS), line=11),), (r("i1"),)),
+    shared=Graph(
+        (X, W1, W2),
+        (
+            node("s1", "t.default", r("w1"), of=f32(DIMS, HIDDEN, stride=(1, DIMS)), line=12),
+            node("s2", "mm.default", r("x"), r("s1"), of=f32(BATCH, HIDDEN), line=12),
+            node("s3", "relu.default", r("s2"), of=f32(BATCH, HIDDEN), line=13),
+            node("s4", "t.default", r("w2"), of=f32(HIDDEN, 2 * DIMS, stride=(1, HIDDEN)), line=14),
+            node("s5", "mm.default", r("s3"), r("s4"), of=f32(BATCH, 2 * DIMS), line=14),
+        ),
+        (r("s5"),),
+    ),
+    tail=Graph(
+        (Value("s5", f32(BATCH, 2 * DIMS)), Value("i1", f32(BATCH, DIMS))),
+        (
+            node("t1", "select.int", r("s5"), 1, Step(0), of=f32(BATCH, stride=(2 * DIMS,)), line=15),
+            node("t2", "select.int", r("s5"), 1, Step(1), of=f32(BATCH, stride=(2 * DIMS,)), line=15),
+            node("t3", "exp.default", r("t2"), of=f32(BATCH), line=16),
+            node("t4", "select.int", r("i1"), 1, Step(0), of=f32(BATCH, stride=(DIMS,)), line=16),
+            node("t5", "mul.Tensor", r("t3"), r("t4"), of=f32(BATCH), line=16),
+            node("t6", "add.Tensor", r("t1"), r("t5"), of=f32(BATCH), line=16, alpha=1),
+        ),
+        (r("t6"),),
+    ),
+)
+
+MADE = Plan(
+    program=Program(
+        signature=Signature(
+            (Leaf("args[0]", "noise", NOISE.type), Leaf("kwargs['temperature']", None, None, "1.0")),
+            '[1, {"type": "builtins.tuple", "context": "null", "children_spec": []}]',
+            (("training model", "False"), ("autocast", "off")),
+        ),
+        weights=(
+            Weight("w1", WeightKind.PARAMETER, "model.fc1.weight", W1.type),
+            Weight("w2", WeightKind.PARAMETER, "model.fc2.weight", W2.type),
+        ),
+        prologue=Graph(
+            (),
+            (node("a1", "zeros.default", (BATCH, DIMS), of=X.type, line=8, dtype=FLOAT32, device=RUN),),
+            (r("a1"),),
+        ),
+        loop=MADE_LOOP,
+        epilogue=Graph((X,), (node("z1", "sigmoid.default", r("x"), of=X.type, line=18),), (r("z1"),)),
+        result=Result((Leaf("out", "z1", X.type),), "*"),
+    ),
+    schedule=Schedule(Method.SLIDING, 4),
+    equality=Bits(),
+    device="cpu",
+    premises=(
+        Finite("s3", "aten.mm.default", "made.py:14 in step"),
+        ZeroPattern("w1", 192, 384, "5f" * 32),
+    ),
+    why="least predicted time among the schedules that keep the bits",
+    costs=Costs(0.00125, 0.0012, 0.0013, 2e-05),
+    candidates=(
+        Candidate(Schedule(Method.SEQUENTIAL), 0.015, 12, "the loop as it is written"),
+        Candidate(Schedule(Method.JACOBI), 0.0085, 7, "7 sweeps of 12 blocks"),
+        Candidate(Schedule(Method.SLIDING, 4), 0.0052, 8, "8 sweeps of 4 blocks, 1 certifying"),
+    ),
+)
+
+_STATE, _XT = f32(1, HIDDEN), f32(1, HIDDEN, stride=(HIDDEN, 1))
+RECURRENCE = Plan(
+    program=Program(
+        signature=Signature((Leaf("args[0]", "xs", f32(6, HIDDEN)), Leaf("args[1]", "h0", _STATE)), "*"),
+        weights=(Weight("u", WeightKind.CLOSURE, "u", f32(HIDDEN, HIDDEN)),),
+        prologue=Graph(
+            (),
+            (node("best0", "scalar_tensor.default", float("-inf"), of=f32(), line=20),),
+            (r("best0"),),
+        ),
+        loop=Loop(
+            lo=0,
+            hi=6,
+            tables=(tuple(range(6)), (0.5,) * 6, (3, 1, 4, 1, 5, 9)),
+            carry=(Value("h", _STATE), Value("best", f32())),
+            init=(r("h0"), r("best0")),
+            carry_tree="(*, *)",
+            body=Graph(
+                (Value("h", _STATE), Value("xs", f32(6, HIDDEN)), Value("u", f32(HIDDEN, HIDDEN))),
+                (
+                    node("b1", "slice.Tensor", r("xs"), 0, Step(0), Step(0), of=_XT, line=21),
+                    node("b2", "mm.default", r("h"), r("u"), of=_STATE, line=22),
+                    node("b3", "add.Tensor", r("b1"), r("b2"), of=_STATE, line=22, alpha=Step(1)),
+                    Node(
+                        "b4", "aten.max.dim", (r("b3"), -1), (), (f32(1), TensorType("int64", (1,), (1,))), "rnn.py:23"
+                    ),
+                    node("b5", "sum.default", Ref("b4", 0), of=f32(), line=24),
+                ),
+                (r("b3"), r("b5")),
+            ),
+        ),
+        epilogue=EMPTY_GRAPH,
+        result=Result((Leaf("out[0]", "h", _STATE), Leaf("out[1]", None, None, "'it\\'s\\n'")), "(*, *)"),
+    ),
+    schedule=Schedule(Method.SEQUENTIAL),
+    equality=tolerance(1e-6, 1e-5),
+    device="cuda:0",
+)
+REFUSED = replace(
+    MADE,
+    schedule=Schedule(Method.SEQUENTIAL),
+    refusal="update of position 5 may read position 5\n  through aten.convolution at models/pixelcnn.py:31",
+    premises=(),
+    costs=None,
+    candidates=(),
+    why="",
+)
+
+NO_PROGRAM = Plan(None, Schedule(Method.SEQUENTIAL), Bits(), "cpu", refusal="the body draws random numbers")
+
+ALL = {"made": MADE, "recurrence": RECURRENCE, "refused": REFUSED, "no_program": NO_PROGRAM}
