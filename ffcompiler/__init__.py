@@ -4,26 +4,32 @@
 
     compiled = ffc.compile(sample, (noise,))
     x = compiled(noise)
+
+Names load on first use, so that `ffc --help` does not wait for torch.
 """
 
 from __future__ import annotations
 
-from .compiled import Compiled, Verification
-from .driver import compile, load  # noqa: A004 - the verb users expect
-from .errors import (
-    ArtifactError,
-    CaptureError,
-    CausalityError,
-    FFCompilerError,
-    InvalidPlanError,
-    ScheduleError,
-    SignatureError,
-    UsageError,
-)
-from .explain import Explanation
-from .loops import fori_loop
-from .plan import Bits, Plan, Tolerance, tolerance
-from .runtime.record import Certificate, RunRecord
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compiled import Compiled, Verification
+    from .driver import compile, load  # noqa: A004 - the verb users expect
+    from .errors import (
+        ArtifactError,
+        CaptureError,
+        CausalityError,
+        FFCompilerError,
+        InvalidPlanError,
+        ScheduleError,
+        SignatureError,
+        UsageError,
+    )
+    from .explain import Explanation
+    from .loops import fori_loop
+    from .plan import Bits, Plan, Tolerance, tolerance
+    from .runtime.record import Certificate, RunRecord
 
 __all__ = [
     "ArtifactError",
@@ -47,3 +53,25 @@ __all__ = [
     "load",
     "tolerance",
 ]
+
+_HOMES = {
+    "compiled": ("Compiled", "Verification"),
+    "driver": ("compile", "load"),
+    "explain": ("Explanation",),
+    "loops": ("fori_loop",),
+    "plan": ("Bits", "Plan", "Tolerance", "tolerance"),
+    "runtime.record": ("Certificate", "RunRecord"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
+    globals()[name] = value  # the next use finds it directly
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,8 +1,8 @@
 """The artifact on disk: a canonical zip of manifest, plan and weights. Loading executes nothing from the file.
 
-``manifest.json`` says what wrote the file and carries the SHA-256 of the other members, against damage (an attacker can
-recompute them: `load(path, sha256=...)` is against that); ``plan.json`` is the `Plan`; ``weights.safetensors`` holds its
-weights by name.
+``manifest.json`` says what wrote the file and carries the SHA-256 of the other members, against damage (an attacker
+can recompute them: `load(path, sha256=...)` is against that); ``plan.json`` is the `Plan`; ``weights.safetensors``
+holds its weights by name.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Manifest:
 
 
 def save_artifact(plan: Plan, weights: Mapping[str, Tensor], path: str | os.PathLike[str], force: bool) -> None:
-    """Write ``path`` whole or not at all. Raises: `UsageError` if it exists (without ``force``) or cannot be written."""
+    """Write ``path`` whole or not at all. Raises: `UsageError` if it exists (unless ``force``) or cannot be written."""
     if plan.program is None:
         raise UsageError(
             "this function was not captured, so there is no program to save; it runs only in its own process\n"
@@ -65,7 +65,7 @@ def to_bytes(plan: Plan, weights: Mapping[str, Tensor]) -> bytes:
     manifest = Manifest(
         FORMAT,
         version("ffcompiler"),
-        torch.__version__,
+        str(torch.__version__),  # a subclass of str
         platform.machine(),
         plan.device,
         hashlib.sha256(plan_bytes).hexdigest(),
@@ -126,7 +126,7 @@ def _weights(data: bytes, wanted: tuple[Weight, ...]) -> dict[str, Tensor]:
         raise ArtifactError(f"{WEIGHTS} cannot be read: {ascii(str(error))[1:-1]}; compile it again") from None
     if set(stored) != {w.name for w in wanted}:
         odd = sorted(set(stored) ^ {w.name for w in wanted})[:5]
-        raise ArtifactError(f"{WEIGHTS} does not hold the plan's weights: {ascii(odd)}; compile it again")
+        raise ArtifactError(f"{WEIGHTS} does not hold the plan's weights: {odd!a}; compile it again")
     return {w.name: _as_typed(stored[w.name], w) for w in wanted}
 
 
@@ -147,5 +147,3 @@ def _as_typed(stored: Tensor, weight: Weight) -> Tensor:
 
 def _storable(t: Tensor) -> Tensor:
     return t.detach().to("cpu").contiguous().clone()
-
-

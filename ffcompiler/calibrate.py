@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from .live import Live
-from .plan import Bits, Candidate, Costs, Plan, Schedule
+from .plan import Bits, Candidate, Costs, Method, Plan, Schedule
 from .runtime.equality import same_bits
 from .runtime.record import Ending, RunRecord
-from .runtime.runner import Patterns, Runner
+from .runtime.runner import Execution, Patterns, Runner
+from .runtime.solve import Solve
 
 Progress = Callable[[str, int, int], None]
-QUICK = 5.0
+QUICK = 1.0
 """Seconds: what is faster than this is measured twice, and the better time counts."""
+SAMPLE_SECONDS = 5.0
+"""Of a reference that takes long, this much is run and the rest extrapolated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,10 @@ def calibrate(
     """Costs on this machine now, and the candidates with their measured seconds and sweeps."""
     device = torch.device(plan.device)
     trial = _Trial(plan, patterns, live, device)
-    reference_seconds = _best(lambda: live.reference(args, kwargs), device)
+    if live.captured.replays[0].complete:
+        reference_seconds = _best(lambda: live.reference(args, kwargs), device)
+    else:
+        reference_seconds = live.estimated_seconds(args, kwargs, SAMPLE_SECONDS)
     costs = trial.costs(reference_seconds)
     tried = []
     for position, schedule in enumerate(schedules):
@@ -52,7 +58,7 @@ def calibrate(
         tried.append(trial.run(schedule, costs, reference_seconds))
     say("candidates", len(schedules), len(schedules))
     wrong = next((c.note for c, ok in tried if not ok), None)
-    return Calibration(trial.refined(costs), reference_seconds, tuple(c for c, _ in tried), wrong)
+    return Calibration(costs, reference_seconds, tuple(c for c, _ in tried), wrong)
 
 
 @dataclass(slots=True)
@@ -61,50 +67,51 @@ class _Trial:
     patterns: Patterns
     live: Live
     device: torch.device
-    records: list[RunRecord] | None = None
 
     @property
     def arguments(self) -> tuple[Tensor, ...]:
         return self.live.captured.replays[0].arguments
 
     def costs(self, reference_seconds: float) -> Costs:
-        """From one evaluation of each kind of sweep."""
-        runner = Runner(self.plan, self.patterns, self.device)
+        """From a few whole sweeps of each kind, bookkeeping included, from the first state on."""
+        runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.patterns, self.device, guarded=False)
         system = runner.system
         assert system is not None
         weights = self.live.weights()
         with torch.no_grad():
-            started = _now(self.device)
             execution = runner.begin(self.arguments, weights)
-            runner.broken_patterns(execution)
-            once = _now(self.device) - started
-            state = system.start_from(execution.init[0])
-            seconds = {
-                exact: _median_seconds(
-                    lambda exact=exact: system.update(execution.env, state, 0, system.blocks, exact), self.device
-                )
-                for exact in (False, True)
-            }
-        sweep = seconds[True] if system.tail.exact else seconds[False]
-        return Costs(reference_seconds / system.blocks, sweep, seconds[True], once)
+            once = _median_seconds(lambda: runner.broken_patterns(runner.begin(self.arguments, weights)), self.device)
+            certify = self._sweep_seconds(runner, execution, True)
+            sweep = certify if system.tail.exact else self._sweep_seconds(runner, execution, False)
+        return Costs(reference_seconds / system.blocks, sweep, certify, once)
+
+    def _sweep_seconds(self, runner: Runner, execution: Execution, exact: bool) -> float:
+        """The median of a few sweeps over the whole array; a sweep that raises or fails a premise ends the look."""
+        solve = runner.solver(replace(execution, record=RunRecord("", 0)))
+        assert runner.system is not None
+        state = runner.system.start_from(execution.init[0])
+        try:
+            solve.sweep(state, exact)  # not counted: first call
+            return _median_seconds(lambda: _restart(solve).sweep(state, exact), self.device)
+        except Exception:  # speculation on states that never occur: no sweep is worth starting here
+            return float("inf")
 
     def run(self, schedule: Schedule, costs: Costs, reference_seconds: float) -> tuple[Candidate, bool]:
         """One candidate once through (twice if quick), and whether its bits are the reference's."""
         runner = Runner(replace(self.plan, schedule=schedule, costs=costs), self.patterns, self.device)
         best: tuple[float, RunRecord] | None = None
+        known = self.live.captured.replays[0]
         ok = True
         for _ in range(3 if reference_seconds < QUICK else 1):
             seconds, record, results = self._once(runner)
-            if record.ending is Ending.SWEEPS and isinstance(self.plan.equality, Bits):
-                expected = self.live.captured.replays[0].results
+            if record.ending is Ending.SWEEPS and isinstance(self.plan.equality, Bits) and known.complete:
+                expected = known.results
                 ok = ok and all(same_bits(a, b) for a, b in zip(results, expected, strict=True))
             if best is None or seconds < best[0]:
                 best = (seconds, record)
         assert best is not None
         seconds, record = best
-        if record.ending is Ending.SWEEPS:
-            self.records = [*(self.records or []), record]
-        else:
+        if record.ending is not Ending.SWEEPS:
             seconds += costs.step * (record.blocks - record.certified)
         note = _note(record, ok, reference_seconds / seconds)
         return Candidate(schedule, seconds, len(record.sweeps), note), ok
@@ -119,13 +126,11 @@ class _Trial:
             results = runner.results(execution, (solution.state,))
             return _now(self.device) - started, execution.record, results
 
-    def refined(self, costs: Costs) -> Costs:
-        """The costs with those of whole sweeps, bookkeeping included, as the completed candidates measured them."""
-        sweeps = [s for record in self.records or [] for s in record.sweeps]
-        certify = [s.seconds for s in sweeps if s.certified]
-        solve = [s.seconds for s in sweeps if not s.certified]
-        certifying = statistics.median(certify) if certify else costs.certify
-        return replace(costs, certify=certifying, sweep=statistics.median(solve) if solve else certifying)
+
+def _restart(solve: Solve) -> Solve:
+    """Back to the first block, so that every counted sweep works on the whole array."""
+    solve.working = solve.certified = solve.reached = 0
+    return solve
 
 
 def _note(record: RunRecord, ok: bool, speedup: float) -> str:

@@ -185,7 +185,7 @@ class Compiled:
             if t.device.type != self.device.type
         ]
         faults += [
-            f"{leaf.path} requires gradients; compiled functions are evaluated without: detach it, or use torch.no_grad()"
+            f"{leaf.path} requires gradients, compiled functions have none: detach it or use torch.no_grad()"
             for leaf, t in zip([x for x in given.leaves if x.type], tensors, strict=True)
             if t.requires_grad and torch.is_grad_enabled()
         ]
@@ -200,8 +200,9 @@ class Compiled:
     def _result(self, tensors: list[Tensor]) -> Any:
         assert self.plan.program is not None
         remaining = iter(tensors)
-        leaves = [constant(leaf) if leaf.name is None else next(remaining) for leaf in self.plan.program.result.leaves]
-        return unflatten(self.plan.program.result.tree, leaves)
+        result = self.plan.program.result
+        leaves = [constant(leaf) if leaf.name is None else next(remaining) for leaf in result.leaves]
+        return unflatten(result.tree, leaves)
 
     # ------------------------------------------------------------------------------------------ files
 
@@ -245,5 +246,3 @@ def _mismatches(wanted: Signature, given: Signature) -> Any:
 def _no_autocast(device: torch.device) -> Any:
     """Casts are in the graph already."""
     return torch.autocast(device.type, enabled=False)
-
-

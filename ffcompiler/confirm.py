@@ -90,9 +90,7 @@ def _fillings(final: Tensor) -> list[Tensor]:
     return [torch.zeros_like(final), torch.full_like(final, -0.0), -final, final * 100.0]
 
 
-def _disturbed(
-    got: Mapping[str, Tensor], expected: Mapping[str, Tensor], proof: Proof, front: int
-) -> str | None:
+def _disturbed(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], proof: Proof, front: int) -> str | None:
     for name, latest in proof.latest.items():
         settled = torch.from_numpy(latest < front).to(got[name].device).expand(got[name].shape)
         if not same_bits(got[name][settled], expected[name][settled]):

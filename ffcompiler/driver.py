@@ -1,4 +1,4 @@
-"""`compile`: the one place that knows capture, passes and runtime. Data flows one way: capture → passes → plan → run."""
+"""`compile` and `load`: the place that knows capture, passes and runtime; data flows from one to the next."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor
 from .artifact import read_artifact
 from .calibrate import Calibration, calibrate
 from .capture import Captured, capture
-from .compiled import Compiled, Live
+from .compiled import Compiled
 from .confirm import confirm, interference
 from .errors import ArtifactError, CaptureError, CausalityError, ScheduleError, UsageError
+from .live import Live
 from .passes.dependence import prove
 from .passes.partition import Refusal, partition
 from .plan import ArrayLoop, Bits, Candidate, Equality, Method, Plan, Schedule
@@ -130,7 +131,7 @@ def _equality(equality: Equality | str) -> Equality:
 
 
 def _sound_plan(captured: Captured, live: Live, equality: Equality) -> tuple[Plan, Patterns]:
-    """The plan with its system and proof, schedule still sequential; or with the refusal that says why there is none."""
+    """The plan with its system and proof, its schedule still sequential; or with the refusal that says why not."""
     arguments = captured.replays[0].arguments
     device = arguments[0].device if arguments else torch.device("cpu")
     base = Plan(captured.program, SEQUENTIAL, equality, device.type)
@@ -158,7 +159,9 @@ def _choose(plan: Plan, wanted: Schedule | None, calibration: Calibration) -> Pl
     sequential = Candidate(SEQUENTIAL, calibration.reference_seconds, 0, "the reference")
     plan = replace(plan, costs=calibration.costs, candidates=(sequential, *calibration.candidates))
     if calibration.wrong is not None:
-        return replace(plan, premises=(), refusal=f"on the example inputs a parallel run went wrong: {calibration.wrong}")
+        return replace(
+            plan, premises=(), refusal=f"on the example inputs a parallel run went wrong: {calibration.wrong}"
+        )
     if wanted is not None:
         return replace(plan, schedule=wanted, why="the schedule was asked for by name")
     best = min(plan.candidates, key=lambda c: c.seconds)

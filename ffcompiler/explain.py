@@ -39,7 +39,9 @@ class Explanation:
 
 def explain(plan: Plan) -> Explanation:
     """The explanation of a plan; nothing is run."""
-    return Explanation(_verdict(plan), tuple(_why(plan)), plan.candidates, tuple(_premises(plan)), tuple(_changes(plan)))
+    return Explanation(
+        _verdict(plan), tuple(_why(plan)), plan.candidates, tuple(_premises(plan)), tuple(_changes(plan))
+    )
 
 
 def _verdict(plan: Plan) -> str:
@@ -52,8 +54,9 @@ def _verdict(plan: Plan) -> str:
         return str(plan.schedule)
     reference = plan.costs.step * plan.system.blocks
     return (
-        f"{plan.schedule}: {chosen.sweeps} sweeps in place of {plan.system.blocks} steps, {reference / chosen.seconds:.1f}x "
-        f"the reference's speed ({chosen.seconds:.4g} s against {reference:.4g} s), {plan.equality}"
+        f"{plan.schedule}: {chosen.sweeps} sweeps in place of {plan.system.blocks} steps, "
+        f"{reference / chosen.seconds:.1f}x the reference's speed "
+        f"({chosen.seconds:.4g} s against {reference:.4g} s), {plan.equality}"
     )
 
 
@@ -63,7 +66,7 @@ def _why(plan: Plan) -> list[str]:
     if plan.system is not None and plan.refusal is None:
         loop = plan.system
         lines.append(
-            f"{loop.blocks} steps write {loop.carry.name}{loop.write}; {len(loop.shared.nodes)} operators are shared "
+            f"{loop.blocks} steps write {loop.carry.name}[{loop.write}]; {len(loop.shared.nodes)} operators are shared "
             f"between steps, {len(loop.tail.nodes)} belong to one position, {len(loop.invariant.nodes)} run once"
         )
     return lines
@@ -75,11 +78,12 @@ def _premises(plan: Plan) -> list[str]:
     if finite:
         places = ", ".join(dict.fromkeys(f"{p.op} at {p.source}" for p in finite))
         lines.append(f"inputs of {places} are finite in every certifying sweep (0 times Inf is not 0)")
-    for p in plan.premises:
-        if isinstance(p, ZeroPattern):
-            lines.append(f"{p.value}: {p.zeros} of {p.of} entries are zero, and stay so")
+    zeros = [p for p in plan.premises if isinstance(p, ZeroPattern)]
+    lines += [f"{p.value}: {p.zeros} of {p.of} entries are zero, and stay so" for p in zeros]
     if plan.schedule.method is not Method.SEQUENTIAL and isinstance(plan.equality, Bits):
-        lines.append("a kernel rounds a position alike whatever stands at positions it does not depend on (tested here)")
+        lines.append(
+            "a kernel rounds a position alike whatever stands at positions it does not depend on (tested here)"
+        )
     return lines
 
 

@@ -11,6 +11,7 @@ Values print as lines of Python, which `ffcompiler.text.parse` reads back:
 from __future__ import annotations
 
 import keyword
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -93,6 +94,15 @@ def arg_text(arg: Arg) -> str:
     return str(arg) if isinstance(arg, Ref | Step | Symbol) else repr(arg)
 
 
+def leaves(arg: Arg) -> Iterator[Arg]:
+    """The arguments inside nested tuples, in order."""
+    if isinstance(arg, tuple):
+        for part in arg:
+            yield from leaves(part)
+    else:
+        yield arg
+
+
 @dataclass(frozen=True, slots=True)
 class Value:
     """A named tensor that comes from outside a graph."""
@@ -121,6 +131,20 @@ class Node:
         (only,) = self.types
         assert only is not None
         return only
+
+    def leaves(self) -> Iterator[Arg]:
+        """All of its arguments, positional first, nested tuples opened."""
+        yield from leaves(self.args)
+        for _, value in self.kwargs:
+            yield from leaves(value)
+
+    def refs(self) -> Iterator[Ref]:
+        """The values that it reads."""
+        return (leaf for leaf in self.leaves() if isinstance(leaf, Ref))
+
+    def steps(self) -> Iterator[Step]:
+        """The per-step constants that it uses."""
+        return (leaf for leaf in self.leaves() if isinstance(leaf, Step))
 
     def __str__(self) -> str:
         types = str(self.types[0]) if len(self.types) == 1 else f"({', '.join(map(str, self.types))})"

@@ -1,9 +1,58 @@
-"""placeholder"""
+"""The page of a plan: verdict, candidates, front, premises and program in one file that opens offline."""
+
 from __future__ import annotations
+
 import os
-from .plan import Plan
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from .explain import explain
+from .files import replace_file
+from .pictures import Fronts, front_svg
+from .plan import ArrayLoop, Plan
 from .runtime.record import RunRecord
+
+TEMPLATE = Path(__file__).with_name("inspect.html.j2")
+LEAST_SQUARE = 64  # blocks; fewer are drawn as a strip
 
 
 def write_page(plan: Plan, path: str | os.PathLike[str], record: RunRecord | None, force: bool) -> None:
-    raise NotImplementedError
+    """Write the page; an existing file is kept unless ``force``. Raises: `UsageError`."""
+    replace_file(path, page(plan, record).encode(), force)
+
+
+def page(plan: Plan, record: RunRecord | None = None) -> str:
+    """The page as HTML. Whatever comes from the user's code, or from a file, is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    loop = plan.system
+    return template.render(
+        plan=plan,
+        text=str(plan.program or ""),
+        explanation=explain(plan),
+        slowest=max((c.seconds for c in plan.candidates), default=0.0),
+        record=record,
+        front=Markup(front_picture(record, loop)) if record and record.sweeps else None,  # noqa: S704 - our own SVG
+    )
+
+
+def front_picture(record: RunRecord, loop: ArrayLoop | None) -> str:
+    """The fronts of a run as SVG: in rows where the loop's positions have them, else as a strip."""
+    return front_svg(Fronts(tuple(record.fronts), record.blocks), _columns(loop, record.blocks))
+
+
+def _columns(loop: ArrayLoop | None, blocks: int) -> int | None:
+    """Blocks in a row: the innermost axis of a raster scan, or the side of a square."""
+    if loop is not None and len(loop.write.axes) > 1:
+        return _period(loop.tables[loop.write.axes[-1].table])
+    side = round(blocks**0.5)
+    return side if side * side == blocks >= LEAST_SQUARE else None
+
+
+def _period(positions: Sequence[int | float]) -> int | None:
+    """After how many steps an index that counts 0, 1, 2, ... starts again."""
+    again = next((k for k, p in enumerate(positions) if k and p == positions[0]), None)
+    return again if again and len(positions) % again == 0 and again > 1 else None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .capture import Captured
 from .graph import TensorType
-from .loops import Resume, drive_loops
+from .loops import Resume, TimedSteps, drive_loops
 from .trees import unflatten
 
 
@@ -41,6 +41,13 @@ class Live:
         with torch.no_grad(), drive_loops(None):
             return self.function(*args, **kwargs)
 
+    def estimated_seconds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], budget: float) -> float:
+        """How long all steps would take, from those that fit into ``budget`` seconds."""
+        steps = TimedSteps(budget)
+        with torch.no_grad(), drive_loops(steps):
+            self.function(*args, **kwargs)
+        return steps.whole
+
     def resume(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], done: int, state: Tensor) -> Any:
         """What the function gives if its loop's first ``done`` steps have already led to ``state``."""
         loop = self.captured.program.loop
@@ -54,7 +61,9 @@ class Live:
 
     def stale(self, weights: Mapping[str, Tensor]) -> str | None:
         """What has changed since the capture such that the graph is no longer the function's."""
-        changed = [name for name, flag in self.captured.surroundings.training_flags().items() if self.flags.get(name) != flag]
+        changed = [
+            name for name, flag in self.captured.surroundings.training_flags().items() if self.flags.get(name) != flag
+        ]
         if changed:
             return f"training mode of {', '.join(changed[:3])} has changed"
         for name, state in modes().items():

@@ -7,6 +7,7 @@ execution are all drivers: there is one mechanism, and it belongs to the call (a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -67,6 +68,24 @@ class Resume:
 
     def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
         return run_steps(range(max(lo, self.start), hi), body, self.state)
+
+
+@dataclass
+class TimedSteps:
+    """Run steps of the marked loop for a limited time, to tell how long all of them would take."""
+
+    seconds: float
+    whole: float = 0.0  # seconds for all steps, extrapolated
+
+    def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
+        started, state, done = time.perf_counter(), init, 0
+        for i in range(lo, hi):
+            state = body(i, state)
+            done += 1
+            if time.perf_counter() - started > self.seconds:
+                break
+        self.whole = (time.perf_counter() - started) * (hi - lo) / max(done, 1)
+        return state
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,8 @@ _TABLE = [
         native_batch_norm.default var.correction std.correction norm.Scalar any.default any.dim all.default all.dim
         topk.default sort.default one_hot.default
         _scaled_dot_product_flash_attention_for_cpu.default scaled_dot_product_attention.default
-        avg_pool2d.default upsample_nearest2d.default upsample_nearest2d.vec mv.default dot.default linalg_vector_norm.default
-        searchsorted.Tensor""",
+        avg_pool2d.default upsample_nearest2d.default upsample_nearest2d.vec mv.default dot.default
+        linalg_vector_norm.default searchsorted.Tensor""",
         Failure.RAISES,
     ),
     *_ops(

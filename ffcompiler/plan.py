@@ -206,7 +206,7 @@ class Schedule:
     def ahead(self, front: int, blocks: int) -> int:
         """The end of the window when the blocks before ``front`` are final: ``front < ahead <= blocks``."""
         match self.method, self.block:
-            case (Method.GAUSS_SEIDEL | Method.SEQUENTIAL), _:
+            case ((Method.GAUSS_SEIDEL | Method.SEQUENTIAL), _):
                 return front + 1
             case Method.JACOBI, _:
                 return blocks

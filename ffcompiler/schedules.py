@@ -31,11 +31,6 @@ def parse_schedule(name: str) -> Schedule | None:
 
 def candidates_for(blocks: int) -> tuple[Schedule, ...]:
     """The parallel schedules that are tried on the example inputs, each once per size."""
-    candidates = [Schedule(Method.JACOBI)]
-    for parts in (2, 4, 8):
-        if blocks >= 4 * parts:
-            candidates.append(Schedule(Method.SLIDING, -(-blocks // parts)))
-    for parts in (2, 4):
-        if blocks >= 4 * parts:
-            candidates.append(Schedule(Method.GS_JACOBI, -(-blocks // parts)))
-    return tuple(candidates)
+    sliding = (Schedule(Method.SLIDING, -(-blocks // parts)) for parts in (2, 4, 8) if blocks >= 4 * parts)
+    grouped = (Schedule(Method.GS_JACOBI, -(-blocks // parts)) for parts in (2, 4) if blocks >= 4 * parts)
+    return (Schedule(Method.JACOBI), *sliding, *grouped)

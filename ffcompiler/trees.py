@@ -1,6 +1,6 @@
-"""Arguments and results as leaves and a tree: tuples, lists and dicts, nested; the tree is JSON text that is safe to read.
+"""Arguments and results as leaves and a tree (tuples, lists, dicts, nested); the tree is text that is safe to read.
 
-A leaf is ``0``; a list is a JSON array; a tuple and a dict are ``{"tuple": [...]}`` and ``{"dict": [[key, tree], ...]}``.
+A leaf is ``0``, a list a JSON array, a tuple ``{"tuple": [...]}`` and a dict ``{"dict": [[key, tree], ...]}``.
 """
 
 from __future__ import annotations

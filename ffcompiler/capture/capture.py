@@ -17,7 +17,7 @@ from ..plan import Leaf, Loop, Program, Result, Signature, Weight, WeightKind
 from ..trees import flatten, unflatten
 from .freeze import Freezer
 from .functional import Functional, LiteralKey, Tables
-from .record import Carried, Made, Outside, Recorder, Segment, Token, tensor_type
+from .record import Carried, Outside, Recorder, Segment, Token, tensor_type
 from .run import Run
 from .weights import Place, Surroundings
 
@@ -36,13 +36,17 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What the function did on second inputs, for the program to be compared with."""
+    """What the function did in a recorded run, for the program to be compared with.
+
+    ``complete``: every step was run with values, so that ``results`` are the function's own on ``arguments``.
+    """
 
     arguments: tuple[Tensor, ...]
     init: tuple[Tensor, ...]
     checkpoints: tuple[Checkpoint, ...]
     final: tuple[Tensor, ...]
     results: tuple[Tensor, ...]
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,6 @@ class Captured:
     places: Mapping[str, Place]  # weight name -> where to fetch it
     surroundings: Surroundings
     replays: tuple[Replay, ...]
-    sources: tuple[str, ...] = ()
 
 
 def capture(
@@ -89,8 +92,11 @@ def describe_arguments(
     positional, positional_tree = flatten(list(args))
     by_name, keyword_tree = flatten(dict(kwargs))
     names = _parameter_names(function)
-    described, tensors = [], []
-    for label, leaf in [(_label(p, names), v) for p, v in positional] + [(p[2:].replace("']", "", 1), v) for p, v in by_name]:
+    described: list[Leaf] = []
+    tensors: list[Tensor] = []
+    for label, leaf in [(_label(p, names), v) for p, v in positional] + [
+        (p[2:].replace("']", "", 1), v) for p, v in by_name
+    ]:
         if isinstance(leaf, Tensor):
             described.append(Leaf(label, f"a{len(tensors)}", tensor_type(leaf)))
             tensors.append(leaf)
@@ -120,7 +126,7 @@ def _second_run(function: Callable[..., Any], call: Any, run: Run, keep: frozens
     other = [shuffled(leaf) if isinstance(leaf, Tensor) else leaf for _, leaf in leaves]
     args, kwargs = unflatten(tree, other)
     tensors = [leaf for leaf in other if isinstance(leaf, Tensor)]
-    again = Run(Recorder(tensors), first=run, keep=keep, only_kept=run.seconds > REPEAT_ALL_BELOW)
+    again = Run(Recorder(tensors), first=run, keep=keep, only_kept=not run.complete or run.seconds > REPEAT_ALL_BELOW)
     again.record(function, args, kwargs)
     for what, was, now in (("before", run.prologue, again.prologue), ("after", run.epilogue, again.epilogue)):
         if (was.calls, was.results) != (now.calls, now.results) or not _same_numbers(was.numbers, now.numbers):
@@ -145,7 +151,8 @@ def shuffled(t: Tensor) -> Tensor:
 def _replay(arguments: list[Tensor], run: Run) -> Replay:
     checkpoints = tuple(Checkpoint(p, before, after) for p, (before, after) in sorted(run.states.items()))
     results = tuple(leaf for _, leaf in flatten(run.result)[0] if isinstance(leaf, Tensor))
-    return Replay(tuple(arguments), run.states[0][0], checkpoints, run.final, results)
+    complete = run.complete and not run.only_kept
+    return Replay(tuple(arguments), run.states[0][0], checkpoints, run.final, results, complete)
 
 
 @dataclass(slots=True)

@@ -117,5 +117,3 @@ def _does_nothing(node: fx.Node, env: dict[fx.Node, Any]) -> bool:
 def _as_ref(arg: Arg) -> Ref:
     assert isinstance(arg, Ref)
     return arg
-
-

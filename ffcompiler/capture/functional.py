@@ -8,18 +8,18 @@ become placeholders ``step0, step1, ...`` of the graph.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import fx
 
 from ..errors import CaptureError
 from .record import Call, Carried, Literal, Made, Number, Outside, Segment, Token
+from .views import DEFINED_CREATION, INDEXED, INVERSES, SPLITS, View
 
 aten = torch.ops.aten
-Chain: TypeAlias = "tuple[View, ...]"
 
 
 class Tables:
@@ -37,22 +37,12 @@ class Tables:
         return len(self.rows) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """One view call, and the shape of what it was taken from."""
-
-    op: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    of: tuple[int, ...]
-
-
 @dataclass(slots=True)
 class Alias:
     """A tensor as a chain of views of a root; ``node`` is its value while the root is at ``version``."""
 
     root: Token
-    views: Chain
+    views: tuple[View, ...]
     node: Any
     version: int
 
@@ -70,7 +60,7 @@ class Functional:
     """Builds the fx graph of one segment.
 
     ``columns``: for each number of the segment its value at every step (one value for prologue and epilogue).
-    ``outside``: shapes of the tensors that the segment is handed.
+    ``shape_of`` gives the shapes of the tensors that the segment is handed.
     """
 
     def __init__(
@@ -187,7 +177,7 @@ class Functional:
             else:
                 self._view(out, call.args[0], aten.alias.default, (), {})
         elif call.op in SPLITS:
-            for output, (op, args) in enumerate(SPLITS[call.op](self, call)):
+            for output, (op, args) in enumerate(SPLITS[call.op](self.value, call)):
                 self._view(Made(position, output), call.args[0], op, args, {})
         elif call.op._schema.is_mutable:
             self._write(call)
@@ -228,7 +218,9 @@ class Functional:
         """The new value of the tensor that an in-place call writes, in its dtype."""
         packet = getattr(aten, call.op._schema.name.removeprefix("aten::").removesuffix("_"), None)
         if packet is None or call.op._overloadname not in packet.overloads():
-            raise CaptureError(f"{call.op} at {self._source} has no functional form; write it without in-place operators")
+            raise CaptureError(
+                f"{call.op} at {self._source} has no functional form; write it without in-place operators"
+            )
         op = getattr(packet, call.op._overloadname)
         if (indexed := self._indexed(op, call)) is not None:
             return indexed
@@ -268,7 +260,9 @@ class Functional:
         """``under`` with what ``view`` shows of it replaced by ``value``."""
         inverse = INVERSES.get(view.op)
         if inverse is None:
-            raise CaptureError(f"a write through {view.op} at {self._source} is not captured; write into the tensor itself")
+            raise CaptureError(
+                f"a write through {view.op} at {self._source} is not captured; write into the tensor itself"
+            )
         op, args = inverse(view, under, value)
         return self.emit(op, args) if op is not None else value
 
@@ -278,113 +272,31 @@ class Functional:
         """``op`` whose index is a one-element literal, as the slicing that it is; None for any other call."""
         if op not in INDEXED:
             return None
-        dim, index = INDEXED[op](self, call)
-        literal = self._literals.get(index) if isinstance(index, Made) else None
         base = call.args[0]
+        assert isinstance(base, Made | Carried | Outside)
+        shape = self.shape(base)
+        dim, index = INDEXED[op](self.value, shape, call)
+        literal = self._literals.get(index) if isinstance(index, Made) else None
         if literal is None or dim is None or torch.Size(literal.shape).numel() != 1 or literal.dtype == torch.bool:
             return None
-        assert isinstance(base, Made | Carried | Outside)
+        return self._sliced(op, call, base, dim, literal)
+
+    def _sliced(self, op: Any, call: Call, base: Token, dim: int, literal: Literal) -> fx.Node:
         shape = self.shape(base)
         start = self.number(literal.first, lambda v: v % shape[dim])
         end = self.number(literal.first, lambda v: v % shape[dim] + 1)
+        one = (*shape[:dim], 1, *shape[dim + 1 :])
         if op in (aten.index_select.default, aten.index.Tensor):
-            part = (
-                self.emit(aten.slice.Tensor, (self.read(base), dim, start, end))
-                if literal.shape
-                else self.emit(aten.select.int, (self.read(base), dim, start))
-            )
+            select = (aten.select.int, (dim, start)) if not literal.shape else (aten.slice.Tensor, (dim, start, end))
+            part = self.emit(select[0], (self.read(base), *select[1]))
             return self.emit(aten.clone.default, (part,), {"memory_format": torch.contiguous_format})
         source = self.value(call.args[3] if op is aten.index_copy.default else call.args[2])
-        region = (*shape[:dim], 1, *shape[dim + 1 :])
         if op is aten.index_put.default and not literal.shape:
-            region = (*shape[:dim], *shape[dim + 1 :])
-            source = self.emit(aten.expand.default, (source, list(region)))
+            source = self.emit(aten.expand.default, (source, [*shape[:dim], *shape[dim + 1 :]]))
             return self.emit(aten.select_scatter.default, (self.read(base), source, dim, start))
-        source = self.emit(aten.expand.default, (source, list(region)))
+        source = self.emit(aten.expand.default, (source, list(one)))
         return self.emit(aten.slice_scatter.default, (self.read(base), source, dim, start, end))
 
 
 def _constant(column: tuple[int | float, ...]) -> bool:
     return all((type(v), v) == (type(column[0]), column[0]) or (v != v and column[0] != column[0]) for v in column)
-
-
-def _split_slices(fn: Functional, call: Call) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """``split`` and ``split_with_sizes`` as one slice per result."""
-    first = call.types[0]
-    assert first is not None
-    dim = (fn.value(call.args[2]) if len(call.args) > 2 else 0) % len(first.shape)
-    start = 0
-    for part in call.types:
-        assert part is not None
-        yield aten.slice.Tensor, (dim, start, start + part.shape[dim])
-        start += part.shape[dim]
-
-
-def _unbind_selects(fn: Functional, call: Call) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    first = call.types[0]
-    assert first is not None
-    dim = (fn.value(call.args[1]) if len(call.args) > 1 else 0) % (len(first.shape) + 1)
-    for index in range(len(call.types)):
-        yield aten.select.int, (dim, index)
-
-
-SPLITS: dict[Any, Callable[[Functional, Call], Iterator[tuple[Any, tuple[Any, ...]]]]] = {
-    aten.split.Tensor: _split_slices,
-    aten.split_with_sizes.default: _split_slices,
-    aten.unbind.int: _unbind_selects,
-}
-
-DEFINED_CREATION: dict[Any, Any] = {
-    aten.empty.memory_format: aten.zeros.default,
-    aten.empty_like.default: aten.zeros_like.default,
-    aten.new_empty.default: aten.new_zeros.default,
-}
-"""What a tensor of unspecified contents becomes: a program whose answer depends on them has no answer to keep."""
-
-
-def _reshape_back(view: View, under: Any, value: Any) -> tuple[Any, tuple[Any, ...]]:
-    return aten.reshape.default, (value, list(view.of))
-
-
-def _permute_back(view: View, under: Any, value: Any) -> tuple[Any, tuple[Any, ...]]:
-    dims = [d % len(view.of) for d in view.args[0]]
-    return aten.permute.default, (value, [dims.index(d) for d in range(len(dims))])
-
-
-INVERSES: dict[Any, Callable[[View, Any, Any], tuple[Any, tuple[Any, ...]]]] = {
-    aten.select.int: lambda view, under, value: (aten.select_scatter.default, (under, value, *view.args)),
-    aten.slice.Tensor: lambda view, under, value: (aten.slice_scatter.default, (under, value, *view.args)),
-    aten.view.default: _reshape_back,
-    aten._unsafe_view.default: _reshape_back,
-    aten.unsqueeze.default: _reshape_back,
-    aten.squeeze.default: _reshape_back,
-    aten.squeeze.dim: _reshape_back,
-    aten.permute.default: _permute_back,
-    aten.transpose.int: lambda view, under, value: (aten.transpose.int, (value, *view.args)),
-    aten.t.default: lambda view, under, value: (aten.t.default, (value,)),
-    aten.alias.default: lambda view, under, value: (None, ()),
-    aten.detach.default: lambda view, under, value: (None, ()),
-}
-
-
-def _index_of_list(fn: Functional, call: Call) -> tuple[int | None, Hashable]:
-    """The only index of ``x[:, index]``-like calls; None where several dimensions are indexed."""
-    indices = call.args[1]
-    assert isinstance(indices, tuple)
-    used = [(dim, index) for dim, index in enumerate(indices) if index is not None]
-    accumulate = len(call.args) > 3 and bool(call.args[3])
-    return used[0] if len(used) == 1 and not accumulate else (None, None)
-
-
-def _index_of_dim(fn: Functional, call: Call) -> tuple[int | None, Hashable]:
-    base = call.args[0]
-    assert isinstance(base, Made | Carried | Outside)
-    return int(fn.value(call.args[1])) % len(fn.shape(base)), call.args[2]
-
-
-INDEXED: dict[Any, Callable[[Functional, Call], tuple[int | None, Hashable]]] = {
-    aten.index.Tensor: _index_of_list,
-    aten.index_put.default: _index_of_list,
-    aten.index_select.default: _index_of_dim,
-    aten.index_copy.default: _index_of_dim,
-}

@@ -95,11 +95,11 @@ def tensor_type(t: Tensor) -> TensorType:
     return TensorType(str(t.dtype).removeprefix("torch."), tuple(t.shape), tuple(t.stride()))
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every ATen call into the current segment. One per capture; not shared between threads."""
 
     def __init__(self, inputs: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.segment = Segment()
         self.outside: list[Tensor] = []  # tensors by handle, kept alive so that identity stays meaningful
         self.literals: set[int] = set()  # handles of large literals
@@ -152,6 +152,8 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.namespace == "prim":  # a question about a tensor without values, not an operator
+            return func(*args, **kwargs)
         self._check(func, args, kwargs)
         if func is aten.lift_fresh.default:
             encoded: tuple[Hashable, ...] = (self._literal(args[0]),)
@@ -234,7 +236,7 @@ class Recorder(TorchDispatchMode):
         known = self._global.get(id(t))
         if known is not None and _storage(t) in self._written:
             raise CaptureError(
-                f"{user_line()} reads, through a name from outside the loop, a tensor that the loop's body writes in place\n"
+                f"{user_line()} reads, through a name from outside the loop, a tensor that its body writes in place\n"
                 "  read it through the body's argument, or clone the state in the body before writing"
             )
         return known or self._meet(t)
@@ -267,7 +269,7 @@ def _tensors(tree: Any) -> Iterable[Tensor]:
 
 def mutated(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors that a call writes, from its schema."""
-    written = []
+    written: list[Tensor] = []
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[position] if position < len(args) else kwargs.get(argument.name)

@@ -9,13 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import CaptureError
 from ..loops import Body, drive_loops
-from ..trees import flatten
+from ..trees import flatten, unflatten
 from .record import Made, Recorder, Segment, Token, tensor_type, user_line
 from .unify import Steps
+
+REAL_SECONDS = 20.0
+"""After this long the remaining steps are confirmed on tensors without values."""
 
 
 @dataclass(slots=True)
@@ -39,6 +43,7 @@ class Run:
     final: tuple[Tensor, ...] = ()
     epilogue: Segment = field(default_factory=Segment)
     result: Any = None
+    complete: bool = True  # every step ran with values
     loops: int = 0
     seconds: float = 0.0
 
@@ -69,19 +74,38 @@ class Run:
         started = time.perf_counter()
         state = init
         for position, i in enumerate(range(lo, hi)):
+            if self.first is None and position > 1 and time.perf_counter() - started > REAL_SECONDS:
+                self._confirm_without_values(range(i, hi), body, leaves)
+                break
             if not self.only_kept or position in self.keep:
                 state, leaves = self._step(position, i, body, state, leaves)
-            if self.progress is not None:
-                self.progress(position + 1, hi - lo)
+            self._report(position + 1)
         self.seconds = time.perf_counter() - started
         self.final = _copies(leaves)
         self.epilogue = self.recorder.begin(leaves)
         self.recorder.with_sources = True
         return state
 
+    def _report(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, self.hi - self.lo)
+
+    def _confirm_without_values(self, steps: range, body: Body, leaves: list[Tensor]) -> None:
+        """The remaining steps on tensors without values: what they call and with which numbers, not what they compute.
+
+        A reference can take minutes, and its values are not needed here; that every step is like the first one is.
+        """
+        self.complete = False
+        with _disable_current_modes(), FakeTensorMode(allow_non_fake_inputs=True) as fake, self.recorder:
+            fakes: list[Tensor] = [fake.from_tensor(t) for t in leaves]
+            state = unflatten(self.tree, fakes)
+            for i in steps:
+                state, fakes = self._step(i - self.lo, i, body, state, fakes)
+                self._report(i - self.lo + 1)
+
     def _step(
         self, position: int, i: int, body: Body, state: Any, leaves: Sequence[Tensor]
-    ) -> tuple[Any, Sequence[Tensor]]:
+    ) -> tuple[Any, list[Tensor]]:
         before = _copies(leaves) if position in self.keep else ()
         self.recorder.with_sources = position == 0
         segment = self.recorder.begin(leaves)

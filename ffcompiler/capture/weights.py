@@ -61,7 +61,7 @@ class Surroundings:
         for label, get in self.modules:
             for name, t in _named_tensors(get()):
                 if t is tensor:
-                    return Place(f"{label}.{name}", WeightKind.PARAMETER, lambda g=get, n=name: _attribute(g(), n))
+                    return Place(f"{label}.{name}", WeightKind.PARAMETER, functools.partial(_fetch, get, name))
         for label, get in self.tensors:
             if get() is tensor:
                 return Place(label, WeightKind.CLOSURE, get)
@@ -69,9 +69,7 @@ class Surroundings:
             for name, t in _named_tensors(module):
                 if t is tensor:
                     label = type(module).__name__
-                    return Place(
-                        f"{label}.{name}", WeightKind.PARAMETER, lambda m=module, n=name: _attribute(m, n)
-                    )
+                    return Place(f"{label}.{name}", WeightKind.PARAMETER, functools.partial(_attribute, module, name))
         return Place("a tensor without a name", WeightKind.CLOSURE, lambda: tensor)
 
     def training_flags(self) -> dict[str, bool]:
@@ -129,8 +127,9 @@ def _in_function(function: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
     for name in _names(function.__code__):
         if name in function.__globals__:
             yield name, functools.partial(function.__globals__.get, name)
-    for name, _default in (function.__kwdefaults__ or {}).items():
-        yield name, functools.partial(function.__kwdefaults__.get, name)
+    defaults = function.__kwdefaults__ or {}
+    for name in defaults:
+        yield name, functools.partial(defaults.get, name)
     yield "defaults", lambda: function.__defaults__
 
 
@@ -163,3 +162,7 @@ def _attribute(module: Any, dotted: str) -> Tensor:
         module = getattr(module, name)
     assert isinstance(module, torch.Tensor)
     return module
+
+
+def _fetch(get: Callable[[], Any], dotted: str) -> Tensor:
+    return _attribute(get(), dotted)

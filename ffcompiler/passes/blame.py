@@ -9,8 +9,8 @@ import numpy as np
 
 from ..graph import Node, Ref, Step
 from ..plan import ArrayLoop
-from .latest import RULES, Interpretation, Latest
-from .partition import refs_of
+from .latest import Interpretation, Latest
+from .rules import RULES
 
 Index = tuple[int, ...]
 _MIXING = ("mm", "linear", "convolution", "softmax", "sum", "mean", "cumsum", "attention", "norm")
@@ -64,7 +64,7 @@ def _back(
     it: Interpretation, node: Node, index: Index, k: int, tables: dict[int, int | float]
 ) -> Iterator[tuple[str, Index]]:
     """Elements of the operands that may be responsible, the likeliest first."""
-    for ref in refs_of(node):
+    for ref in node.refs():
         latest = it.latest.get(ref.name)
         if latest is None or not (latest >= k).any():
             continue
@@ -75,9 +75,7 @@ def _back(
         yield ref.name, found if found is not None else _first(latest >= k) or ()
 
 
-def _guesses(
-    it: Interpretation, node: Node, ref: Ref, index: Index, tables: dict[int, int | float]
-) -> Iterator[Index]:
+def _guesses(it: Interpretation, node: Node, ref: Ref, index: Index, tables: dict[int, int | float]) -> Iterator[Index]:
     """Where the element comes from, for elementwise operators and plain views."""
     numbers = [tables[a.table] if isinstance(a, Step) else a for a in node.args]
     shape = it.shape(ref)
@@ -87,7 +85,9 @@ def _guesses(
     elif node.op == "aten.slice.Tensor":
         dim = int(numbers[1]) % len(shape)  # type: ignore[arg-type]
         yield (*index[:dim], index[dim] + int(numbers[2] or 0), *index[dim + 1 :])  # type: ignore[arg-type]
-    elif len(shape) <= len(index) and not any(part in node.op for part in (*_MIXING, "view", "permute", ".t", "transpose")):
+    elif len(shape) <= len(index) and not any(
+        part in node.op for part in (*_MIXING, "view", "permute", ".t", "transpose")
+    ):
         yield index
 
 
@@ -109,6 +109,6 @@ def _inside(latest: Latest, index: Index) -> bool:
     return all(size == 1 or i < size for size, i in zip(latest.shape, index, strict=True))
 
 
-def _first(mask: np.ndarray) -> Index | None:  # type: ignore[type-arg]
+def _first(mask: np.ndarray) -> Index | None:
     hits = np.argwhere(mask)
     return tuple(int(i) for i in hits[0]) if len(hits) else None

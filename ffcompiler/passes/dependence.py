@@ -1,7 +1,7 @@
 """Prove that every step of an array loop reads only what earlier steps wrote (theorem: `docs/theory.md`).
 
-    before:  Program(loop=ArrayLoop)
-    after:   Proof(premises), or a `Refusal` that names the first step, operator and source line that leak
+before:  Program(loop=ArrayLoop)
+after:   Proof(premises), or a `Refusal` that names the first step, operator and source line that leak
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..plan import ArrayLoop, Premise, Program
 from .blame import at, trace
 from .latest import NEVER, Interpretation, Latest, zero_pattern
 from .partition import Refusal, outside_types
+from .rules import RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,14 @@ def prove(program: Program, constants: Mapping[str, Tensor]) -> Proof | Refusal:
     """
     loop = program.loop
     assert isinstance(loop, ArrayLoop)
-    it = Interpretation({}, _types(program, loop), constants)
+    it = Interpretation({}, _types(program, loop), constants, RULES)
     for name in it.types:
         it.latest[name] = np.full((1,) * len(it.types[name].shape), NEVER, np.int32)
     it.latest[loop.carry.name] = written_at(loop)
     it.run(loop.invariant)
     it.run(loop.shared)
     shared = dict(it.latest)
+    it.use_zeros = False  # premises are checked on shared values only
     for k in range(loop.blocks):
         it.run(loop.tail, {t: row[k] for t, row in enumerate(loop.tables)})
         if int(it.latest[loop.tail.outputs[0].name].max(initial=-1)) >= k:
@@ -54,8 +56,9 @@ def prove(program: Program, constants: Mapping[str, Tensor]) -> Proof | Refusal:
     patterns = {name: p for name, p in it.patterns.items() if not p.all()}
     premises: list[Premise] = list(it.finite.values())
     premises += [zero_pattern(name, p) for name, p in sorted(patterns.items())]
-    read = [v.name for v in loop.tail.inputs if v.name in shared]
-    return Proof(tuple(premises), patterns, {name: shared[name] for name in read})
+    own = {node.name for node in loop.shared.nodes}
+    read = {v.name for v in loop.tail.inputs} & own
+    return Proof(tuple(premises), patterns, {name: shared[name] for name in sorted(read)})
 
 
 def written_at(loop: ArrayLoop) -> Latest:
@@ -94,7 +97,7 @@ def _leak(loop: ArrayLoop, it: Interpretation, k: int) -> str:
     for hop, word in zip(mixing, ["through", *["then"] * len(mixing)], strict=False):
         lines.append(f"  {word} {hop.node.op} at {hop.node.source}{hop.describe()}")
     lines.append(
-        "  check the masks (one layer must be strict) and the order of the positions; sequentially the function runs as ever"
+        "  check the masks (one layer must be strict) and the order of positions; run sequentially it is what it was"
     )
     return "\n".join(lines)
 

@@ -1,16 +1,19 @@
 """Find the triangular system in a loop: which part of the array a step writes, and what is shared between steps.
 
-    before:  Program(loop=Loop(body))
-    after:   Program(loop=ArrayLoop(write, invariant, shared, tail)), or a `Refusal` that says why not
+before:  Program(loop=Loop(body))
+after:   Program(loop=ArrayLoop(write, invariant, shared, tail)), or a `Refusal` that says why not
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+
+import networkx as nx
 
 from ..graph import Arg, Graph, Node, Ref, Step, TensorType, Value
 from ..plan import ArrayLoop, Axis, Loop, Program, Region
+from ..scopes import before_loop
 
 IDENTITIES = {"aten.clone.default", "aten.alias.default", "aten.detach.default"}
 Canon = tuple[object, ...]
@@ -56,20 +59,17 @@ class _Partition:
         self.init = loop.init[0]
         self.init_type = outside_types(program)[self.init.name]
         self.tables = list(loop.tables)
-        self.on_step: set[str] = set()
-        self.on_carry: set[str] = {self.carry.name}
-        for node in loop.body.nodes:
-            refs = [ref.name for ref in refs_of(node)]
-            if any(isinstance(a, Step) for a in _leaves(node)) or self.on_step.intersection(refs):
-                self.on_step.add(node.name)
-            if self.on_carry.intersection(refs):
-                self.on_carry.add(node.name)
+        flow = data_flow(loop.body.nodes)
+        numbered = [node.name for node in loop.body.nodes if any(node.steps())]
+        self.on_step = set(numbered).union(*(nx.descendants(flow, name) for name in numbered))
+        self.on_carry = nx.descendants(flow, self.carry.name) if self.carry.name in flow else set()
 
     def array_loop(self) -> ArrayLoop:
         value, axes, paths = self._write(self.loop.body.outputs[0])
         nodes = self._old_content(paths[-1])
         order = [node for node in self.loop.body.nodes if node.name in nodes]
-        needed = _needed(nodes, value)
+        flow = data_flow(nodes.values())
+        needed = {value.name} | (nx.ancestors(flow, value.name) if value.name in flow else set())
         kept = [nodes[n.name] for n in order if n.name in needed]
         kept = [*[n for name, n in nodes.items() if name in needed and name not in self.nodes], *kept]
         invariant = [n for n in kept if not self._carried(n) and not self._stepped(n)]
@@ -169,9 +169,10 @@ class _Partition:
         """An index at every step, counted from the front."""
         steps = self.loop.hi - self.loop.lo
         row = self.tables[arg.table] if isinstance(arg, Step) else (arg,) * steps
-        if not all(isinstance(v, int) for v in row):
-            raise _Refused("a step writes at a position that is not an integer constant")
-        return tuple(int(v) + size if v < 0 else int(v) for v in row)  # type: ignore[operator]
+        positions = [v for v in row if isinstance(v, int)]
+        if len(positions) != steps:
+            raise _Refused("a step indexes its state with something other than an integer constant")
+        return tuple(v + size if v < 0 else v for v in positions)
 
     def _table(self, arg: Arg, size: int) -> int:
         return self._add_table(self._row(arg, size))
@@ -243,10 +244,9 @@ class _Partition:
     def _uncopied(self, arg: Arg) -> Arg:
         if isinstance(arg, tuple):
             return tuple(self._uncopied(a) for a in arg)
-        if isinstance(arg, Ref) and arg.name in self.nodes and self._canon(arg) == ("carry",):
-            if self.nodes[arg.name].type == self.carry.type:
-                return Ref(self.carry.name)
-        return arg
+        if not isinstance(arg, Ref) or arg.name not in self.nodes or self._canon(arg) != ("carry",):
+            return arg
+        return Ref(self.carry.name) if self.nodes[arg.name].type == self.carry.type else arg
 
     def _from_init(self, node: Node, nodes: dict[str, Node]) -> Node:
         """``node``, a chain of views of the state, as the same chain of views of the first state."""
@@ -276,7 +276,7 @@ def graphs_of(
         part = parts[index]
         own = {n.name for n in part}
         outputs = tuple(Ref(name, output) for name, output in sorted(later, key=str) if name in own)
-        reads = dict.fromkeys((r.name, r.output) for n in part for r in refs_of(n) if r.name not in own)
+        reads = dict.fromkeys((r.name, r.output) for n in part for r in n.refs() if r.name not in own)
         later |= set(reads)
         inputs = tuple(Value(name, types[name]) for name in dict.fromkeys(name for name, _ in reads))
         graphs.append(Graph(inputs, tuple(part), (value,) if index == 2 else outputs))
@@ -286,34 +286,13 @@ def graphs_of(
     return invariant, shared, tail
 
 
-def refs_of(node: Node) -> Iterator[Ref]:
-    """The values that a node reads."""
-    return (leaf for leaf in _leaves(node) if isinstance(leaf, Ref))
-
-
-def _leaves(node: Node) -> Iterator[Arg]:
-    yield from _flat(node.args)
-    yield from _flat(tuple(v for _, v in node.kwargs))
-
-
-def _flat(args: tuple[Arg, ...]) -> Iterator[Arg]:
-    for arg in args:
-        if isinstance(arg, tuple):
-            yield from _flat(arg)
-        else:
-            yield arg
-
-
-def _needed(nodes: Mapping[str, Node], value: Ref) -> set[str]:
-    """Names of the nodes that ``value`` depends on."""
-    needed: set[str] = set()
-    stack = [value.name]
-    while stack:
-        name = stack.pop()
-        if name in nodes and name not in needed:
-            needed.add(name)
-            stack.extend(ref.name for ref in refs_of(nodes[name]))
-    return needed
+def data_flow(nodes: Iterable[Node]) -> nx.DiGraph[str]:
+    """Which value is read by which: an edge from each value to every node that reads it."""
+    flow: nx.DiGraph[str] = nx.DiGraph()
+    for node in nodes:
+        flow.add_node(node.name)
+        flow.add_edges_from((ref.name, node.name) for ref in node.refs())
+    return flow
 
 
 def _positions(axes: list[Axis], tables: list[tuple[int | float, ...]], step: int) -> Iterable[tuple[int, ...]]:
@@ -325,8 +304,5 @@ def _positions(axes: list[Axis], tables: list[tuple[int | float, ...]], step: in
 
 
 def outside_types(program: Program) -> dict[str, TensorType]:
-    """Types of arguments, weights and prologue values."""
-    types = {leaf.name: leaf.type for leaf in program.signature.leaves if leaf.name and leaf.type}
-    types |= {w.name: w.type for w in program.weights}
-    types |= {n.name: n.types[0] for n in program.prologue.nodes if n.types[0] is not None}
-    return types
+    """Types of arguments, weights and prologue values, as far as they are single tensors."""
+    return {name: types[0] for name, types in before_loop(program).items() if len(types) == 1 and types[0] is not None}

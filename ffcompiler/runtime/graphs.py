@@ -94,19 +94,7 @@ def _inputs(graph: Graph) -> tuple[str, ...]:
 
 
 def _reads(graph: Graph) -> list[Ref]:
-    reads: list[Ref] = []
-
-    def collect(arg: Arg) -> None:
-        if isinstance(arg, Ref):
-            reads.append(arg)
-        elif isinstance(arg, tuple):
-            for a in arg:
-                collect(a)
-
-    for node in graph.nodes:
-        collect(node.args)
-        collect(tuple(v for _, v in node.kwargs))
-    return [*reads, *graph.outputs]
+    return [*(ref for node in graph.nodes for ref in node.refs()), *graph.outputs]
 
 
 def to_fx(
@@ -119,7 +107,7 @@ def to_fx(
     for ref in _reads(graph):
         if ref.name not in own and (ref.name, ref.output) not in value:
             value[(ref.name, ref.output)] = out.placeholder(key_of(ref).replace(".", "_"))
-    tables = tuple(sorted({s for node in graph.nodes for s in _steps((node.args, tuple(v for _, v in node.kwargs)))}))
+    tables = tuple(sorted({step.table for node in graph.nodes for step in node.steps()}))
     for table in tables:
         value[table] = out.placeholder(f"step{table}")
     for node in graph.nodes:
@@ -134,9 +122,3 @@ def to_fx(
     out.output(tuple(value[(r.name, r.output)] for r in outputs))
     out.eliminate_dead_code()
     return fx.GraphModule(torch.nn.Module(), out), outputs, tables
-
-
-def _steps(args: Arg) -> set[int]:
-    if isinstance(args, tuple):
-        return {s for a in args for s in _steps(a)}
-    return {args.table} if isinstance(args, Step) else set()

@@ -14,33 +14,32 @@ LARGEST_REDUCED = 3.38e38
 
 
 class Zeros:
-    """The zero patterns of a proof, on the device: ``hold(values)`` is whether each value is zero where it was."""
+    """The zero patterns of a proof, on the device: `broken` names the values that are no longer zero where they were.
+
+    Patterns are looked at in every call: a version counter would miss a write through ``.data`` or through numpy.
+    """
 
     def __init__(self, patterns: Mapping[str, npt.NDArray[np.bool_]], device: torch.device) -> None:
         self._zero = {name: torch.from_numpy(~nonzero).to(device) for name, nonzero in patterns.items()}
+        self._factors: dict[str, Tensor] = {}
 
     def broken(self, values: Mapping[str, Tensor]) -> list[str]:
-        """Names of the values that are no longer zero somewhere where the proof needs it."""
-        return [name for name, zero in self._zero.items() if not self._holds(values[name], zero)]
+        """Names of the values that are not zero somewhere where the proof needs it."""
+        return [name for name, zero in self._zero.items() if not self._holds(name, values[name], zero)]
 
-    @staticmethod
-    def _holds(value: Tensor, zero: Tensor) -> bool:
+    def _holds(self, name: str, value: Tensor, zero: Tensor) -> bool:
         if value.shape != zero.shape:
             return False
-        total = (value * zero).abs().sum()  # cheap; NaN or Inf outside the zeros calls for the exact look
+        factor = self._factors.get(name)
+        if factor is None or factor.stride() != value.stride() or factor.dtype != value.dtype:
+            factor = self._factors[name] = torch.empty_like(value).copy_(zero)
+        total = (value * factor).abs().sum()  # cheap; NaN or Inf outside the zeros calls for the exact look
         return bool(total == 0) or not bool((value[zero] != 0).any())
 
 
-def all_finite(values: Iterable[Tensor]) -> Tensor:
-    """One boolean: every element of every tensor is finite, also after rounding to a reduced compute dtype.
-
-    A sum is finite only if all its terms are; a sum that overflows by itself is looked at again.
-    """
-    verdict = None
-    for value in values:
-        finite = value.sum().isfinite()
-        verdict = finite if verdict is None else verdict & finite
-    return torch.tensor(True) if verdict is None else verdict
+def totals(values: Iterable[Tensor]) -> list[Tensor]:
+    """Sums to look at for finiteness: a sum is finite only if all its terms are."""
+    return [value.sum() for value in values]
 
 
 def really_finite(values: Iterable[Tensor]) -> bool:

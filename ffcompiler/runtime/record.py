@@ -13,17 +13,17 @@ class Ending(Enum):
     SWEEPS = "the sweeps reached the last block"
     SEQUENTIAL = "the plan is sequential: this is the reference itself"
     GUARD = "another sweep might have cost more than it saves, so the rest ran sequentially from the certified front"
-    PREMISE = "a premise of the proof did not hold in a sweep, so the rest ran sequentially from the certified front"
+    PREMISE = "a premise of the proof failed in a sweep, so the rest ran sequentially from the certified front"
     RAISED = "a sweep raised on unconverged values, so the rest ran sequentially from the certified front"
-    STALE = "the weights no longer have the zeros that the proof used and it could not be renewed: ran sequentially"
+    STALE = "weights or settings have changed such that the plan no longer holds, so the function ran as it is"
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """One sweep over blocks ``lo .. hi - 1``; ``front`` counts the leading final blocks after it.
 
-    ``certified`` says whether the sweep certifies. Under a tolerance, ``residual`` is the largest residual of the blocks
-    that it made final, ``change`` the largest of all blocks in the window.
+    ``certified`` says whether the sweep certifies. Under a tolerance, ``residual`` is the largest residual of the
+    blocks that it made final, ``change`` the largest of all blocks in the window.
     """
 
     lo: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -81,21 +82,25 @@ class Runner:
 
     def sweep(self, execution: Execution, observe: Observe | None = None) -> Solution:
         """Solve by sweeps as far as they go; sets `Execution.solution`."""
+        solve = self.solver(execution, observe)
+        execution.solution = solve.run(execution.init[0])
+        execution.record.ending, execution.record.detail = execution.solution.ending, execution.solution.detail
+        return execution.solution
+
+    def solver(self, execution: Execution, observe: Observe | None = None) -> Solve:
+        """The solve loop of this execution, not yet started."""
         assert self.system is not None
-        guard = Guard(self.plan.costs if self.guarded else None, self.system.blocks)
-        solve = Solve(
+        costs = self.plan.costs if self.guarded else None
+        return Solve(
             self.system,
             self.plan.schedule,
             self.plan.equality,
-            guard,
+            Guard(costs, self.system.blocks),
             execution.env,
             execution.record,
             self.clock,
             observe,
         )
-        execution.solution = solve.run(execution.init[0])
-        execution.record.ending, execution.record.detail = execution.solution.ending, execution.solution.detail
-        return execution.solution
 
     def resume_state(self, execution: Execution) -> tuple[int, Tensor]:
         """How many blocks are certified, and a state in which all later ones are as at the start."""
@@ -171,7 +176,7 @@ _RESIDUAL_METHOD = "the residual of every block was within the tolerance; this b
 
 def estimated_error(residual: float, changes: Sequence[float]) -> float:
     """``residual / (1 - rate)`` with the measured contraction rate per sweep; infinite where there is none."""
-    rates = [b / a for a, b in zip(changes, changes[1:], strict=False) if a > 0]
+    rates = [b / a for a, b in pairwise(changes) if a > 0]
     rate = sorted(rates)[len(rates) // 2] if rates else 0.0
     return residual / (1.0 - rate) if rate < 1.0 else float("inf")
 

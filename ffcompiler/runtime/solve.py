@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..plan import Bits, Costs, Equality, Schedule, Tolerance
 from .equality import bits
+from .premises import totals
 from .record import Ending, RunRecord, Sweep
 from .system import Env, System
 
@@ -81,13 +82,15 @@ class Solve:
     working: int = field(default=0, init=False)
     certified: int = field(default=0, init=False)
     reached: int = field(default=0, init=False)  # blocks that some sweep has worked on
-    polish: bool = field(default=False, init=False)  # certify with every sweep from now on
+    polish: bool = field(init=False)  # certify with every sweep from now on
+
+    def __post_init__(self) -> None:
+        self.polish = self.system.tail.exact or isinstance(self.equality, Tolerance)
 
     def run(self, init: Tensor) -> Solution:
         """Solve from ``init``; `Solution.certified` blocks are final, the others are the caller's to finish."""
         state = self.system.start_from(init)
         blocks = self.system.blocks
-        self.polish = self.system.tail.exact or isinstance(self.equality, Tolerance)
         while self.certified < blocks:
             exact = self.polish or self.working >= blocks
             if not self.guard.allows(self.certified, exact):
@@ -95,7 +98,7 @@ class Solve:
                     return self._end(state, Ending.GUARD)
                 exact = True
             try:
-                held = self._sweep(state, exact)
+                held = self.sweep(state, exact)
             except Exception as error:  # the user's operators on states that never occur: not converged
                 return self._end(state, Ending.RAISED, f"{type(error).__name__}: {error}")
             if not held:
@@ -107,14 +110,14 @@ class Solve:
         self.record.reference = self.guard.reference
         return Solution(state, self.certified, ending, detail)
 
-    def _sweep(self, state: Tensor, exact: bool) -> bool:
+    def sweep(self, state: Tensor, exact: bool) -> bool:
         """One sweep of the window, in place. False if a premise did not hold: then nothing was changed."""
         started = self.clock()
         lo, hi = self._window(exact)
         values, operands = self.system.update(self.env, state, lo, hi, exact)
-        changed, gap = self._changed(self.system.region.read(state, lo, hi), values)
-        unchanged, cheap = _first_true(changed, self.system.cheap_check(operands) if operands else None)
-        if operands and not self.system.premises_hold(operands, cheap):
+        old = self.system.region.read(state, lo, hi)
+        unchanged, gap, sums = self._compare(old, values, totals(operands))
+        if operands and not self.system.premises_hold(operands, sums):
             return False
         # under a tolerance the residual of an unchanged block was measured on its old value: that is what is kept
         keep = 0 if gap is None else unchanged
@@ -128,20 +131,22 @@ class Solve:
         self._note(Sweep(lo, hi, front, exact, seconds, residual, change))
         return True
 
+    def _compare(self, old: Tensor, new: Tensor, extra: list[Tensor]) -> tuple[int, Tensor | None, list[float]]:
+        """How many leading blocks are unchanged; how far each moved (under a tolerance); the numbers in ``extra``."""
+        match self.equality:
+            case Bits():
+                unchanged, numbers = leading_equal(old, new, extra)
+                return unchanged, None, numbers
+            case Tolerance(rtol=rtol, atol=atol):
+                gap = (new - old).abs()
+                within = gap <= atol + rtol * new.abs()  # NaN is not within anything
+                unchanged, numbers = _leading_true(within.flatten(1).all(1), extra)
+                return unchanged, gap.flatten(1).amax(1), numbers
+
     def _window(self, exact: bool) -> tuple[int, int]:
         blocks = self.system.blocks
         hi = self.schedule.ahead(self.working, blocks) if self.working < blocks else blocks
         return (self.certified, max(hi, self.reached)) if exact else (self.working, hi)
-
-    def _changed(self, old: Tensor, new: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Per block, whether the sweep changed it: in bits, or by more than the tolerance (then also by how much)."""
-        match self.equality:
-            case Bits():
-                return (bits(old) != bits(new)).flatten(1).any(1), None
-            case Tolerance(rtol=rtol, atol=atol):
-                gap = (new - old).abs()
-                within = gap <= atol + rtol * new.abs()  # NaN is not within anything
-                return ~within.flatten(1).all(1), gap.flatten(1).amax(1)
 
     def _advance(self, front: int, hi: int, exact: bool) -> None:
         self.reached = max(self.reached, hi)
@@ -159,10 +164,35 @@ class Solve:
             self.observe(sweep)
 
 
-def _first_true(changed: Tensor, finite: Tensor | None) -> tuple[int, bool]:
-    """How many leading entries are False, and the flag, in one transfer from the device."""
-    count = changed.numel()
-    first = changed.to(torch.uint8).argmax()
-    flags = [first, changed.any().long()] + ([] if finite is None else [finite.long()])
-    values = torch.stack(flags).tolist()
-    return (values[0] if values[1] else count), bool(finite is None or values[2])
+LOOK = 64
+"""Blocks that are compared first; the look doubles while all are equal, so that a sweep pays for how far it got."""
+
+
+def leading_equal(old: Tensor, new: Tensor, extra: list[Tensor]) -> tuple[int, list[float]]:
+    """The number of leading entries with the same bits, and the numbers in ``extra``."""
+    start, count = 0, old.shape[0]
+    width = LOOK if old.device.type == "cpu" else count
+    numbers: list[float] = []
+    while start < count:
+        end = min(start + width, count)
+        same = (bits(old[start:end]) == bits(new[start:end])).flatten(1).all(1)
+        found, got = _leading_true(same, extra if start == 0 else [])
+        numbers = numbers or got
+        if found < end - start:
+            return start + found, numbers
+        start, width = end, 2 * width
+    return count, numbers
+
+
+def _leading_true(flags: Tensor, extra: list[Tensor]) -> tuple[int, list[float]]:
+    """The number of leading True entries, and the numbers in ``extra``, in one transfer."""
+    wrong = ~flags
+    first, any_wrong, *numbers = fetch([wrong.view(torch.uint8).argmax(), wrong.any(), *extra])
+    return (int(first) if any_wrong else flags.numel()), numbers
+
+
+def fetch(scalars: list[Tensor]) -> list[float]:
+    """The numbers in some one-element tensors, in one transfer from the device."""
+    if scalars[0].device.type == "cpu":
+        return [scalar.item() for scalar in scalars]
+    return torch.stack([scalar.double() for scalar in scalars]).tolist()

@@ -1,8 +1,9 @@
-"""A triangular system ready to run: one sweep, one sequential step, on one device. Immutable, shared between threads."""
+"""A triangular system ready to run on one device: one sweep, one sequential step. Threads may share it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from ..graph import Ref
 from ..plan import ArrayLoop, Finite, Premise
 from .graphs import GraphCall, graph_call, key_of
 from .positions import Indexed, Positions
-from .premises import all_finite, really_finite, reduced_precision, within_reduced_range
+from .premises import really_finite, reduced_precision, within_reduced_range
 from .tail import Tail, Window
 
 Env = Mapping[str, Tensor]
@@ -50,14 +51,14 @@ class System:
         values = self.tail(Window(lo, hi, everything, exact))
         return values, [everything[name] for name in self.finite]
 
-    def premises_hold(self, values: list[Tensor], cheap: bool) -> bool:
-        """Whether the values are finite; ``cheap`` is the verdict of `all_finite` on them."""
-        if not cheap and not really_finite(values):
+    def premises_hold(self, values: list[Tensor], sums: Sequence[float]) -> bool:
+        """Whether the values are finite, also once rounded to a reduced compute dtype; ``sums`` are their totals.
+
+        A sum that overflows by itself is looked at again.
+        """
+        if not all(math.isfinite(s) for s in sums) and not really_finite(values):
             return False
         return not reduced_precision(self.device) or within_reduced_range(values)
-
-    def cheap_check(self, values: list[Tensor]) -> Tensor:
-        return all_finite(values)
 
     def step(self, env: Env, state: Tensor, k: int) -> None:
         """One sequential step in place: the loop's own calls for block ``k``."""

@@ -8,16 +8,16 @@ the shapes and strides that the author's own code has, because its rounding may 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..graph import Arg, Graph, Node, Ref, Step, TensorType
+from ..graph import Arg, Node, Ref, Step, Symbol, TensorType
 from ..ops import OPS, Numerics
 from ..plan import ArrayLoop
-from .graphs import OVERLOADS, argument, graph_call, key_of
+from .graphs import OVERLOADS, argument, graph_call, key_of, symbol_value
 from .positions import Indexed, Positions
 
 WIDE_SCALARS = frozenset({"float32", "float64", "int32", "int64", "int16", "int8", "uint8"})
@@ -33,6 +33,9 @@ class Window:
     shared: Mapping[str, Tensor]
     exact: bool
 
+
+LIFTED_BYTES = 2**26
+"""Positions are evaluated in runs such that no lifted value is larger than this."""
 
 Lifted: TypeAlias = dict[str, Tensor]  # by name: [steps, *shape at one step]
 Rule: TypeAlias = Callable[[Window, Lifted], Tensor]
@@ -68,6 +71,19 @@ class Tail:
     def __call__(self, window: Window) -> Tensor:
         if not self._lifts:
             return self._one_by_one(window)
+        width = max(1, LIFTED_BYTES // self._step_bytes)
+        if window.hi - window.lo <= width:
+            return self._lifted(window)
+        starts = range(window.lo, window.hi, width)
+        return torch.cat([self._lifted(replace(window, lo=k, hi=min(k + width, window.hi))) for k in starts])
+
+    @property
+    def _step_bytes(self) -> int:
+        """Bytes of the largest value of one step."""
+        sizes = [torch.Size(n.type.shape).numel() for n in self._loop.tail.nodes if len(n.types) == 1]
+        return 8 * max(sizes, default=1) or 1
+
+    def _lifted(self, window: Window) -> Tensor:
         lifted: Lifted = {}
         for name, rule in self._rules:
             lifted[name] = rule(window, lifted)
@@ -80,9 +96,7 @@ class Tail:
     def _one_by_one(self, window: Window) -> Tensor:
         """The author's calls for each step in turn."""
         tables = [self._loop.tables[t] for t in self._whole.tables]
-        values = [
-            self._whole.values(window.shared, [row[k] for row in tables])[0] for k in range(window.lo, window.hi)
-        ]
+        values = [self._whole.values(window.shared, [row[k] for row in tables])[0] for k in range(window.lo, window.hi)]
         return torch.stack(values)
 
     # ------------------------------------------------------------------------------------------ rules
@@ -95,14 +109,12 @@ class Tail:
             return gather
         numerics = OPS[node.op].numerics
         each = self._each(node)
-        if numerics in (Numerics.EXACT, Numerics.POINTWISE) and self._steps_are_wide(node):
-            together: Rule | None = self._pointwise(node)
-        else:
-            together = self._batched(node)
-        if together is None:
+        elementwise = numerics in (Numerics.EXACT, Numerics.POINTWISE) and self._steps_are_wide(node)
+        together = self._pointwise(node) if elementwise else self._batched(node)
+        if together is None or not self._tries(node, together):
             self.inexact.append(node)
             return each
-        if numerics is Numerics.MOVE or (numerics is Numerics.EXACT and is_exact(node)):
+        if numerics is Numerics.MOVE or (numerics is Numerics.EXACT and self._is_exact(node)):
             return together
         self.inexact.append(node)
         return lambda window, lifted: (each if window.exact else together)(window, lifted)
@@ -148,10 +160,10 @@ class Tail:
 
     def _operands(self, node: Node) -> list[str]:
         """Environment keys of the tensors that a node reads."""
-        return [key_of(a) for a in _flat((*node.args, *(v for _, v in node.kwargs))) if isinstance(a, Ref)]
+        return [key_of(ref) for ref in node.refs()]
 
     def _steps_are_wide(self, node: Node) -> bool:
-        has_steps = any(isinstance(a, Step) for a in _flat((*node.args, *(v for _, v in node.kwargs))))
+        has_steps = any(node.steps())
         return not has_steps or (
             node.type.dtype in WIDE_SCALARS and all(self._types[n].dtype in WIDE_SCALARS for n in self._operands(node))
         )
@@ -170,7 +182,7 @@ class Tail:
 
     def _batched(self, node: Node) -> Rule | None:
         """Any operator with a batching rule, through ``torch.vmap``; None if it has none or uses the step's number."""
-        if any(isinstance(a, Step) for a in _flat((*node.args, *(v for _, v in node.kwargs)))):
+        if any(node.steps()):
             return None
         op, keys = OVERLOADS[node.op], self._operands(node)
 
@@ -180,43 +192,79 @@ class Tail:
 
         def rule(window: Window, lifted: Lifted) -> Tensor:
             dims = tuple(0 if k in lifted else None for k in keys)
-            return torch.vmap(call, in_dims=dims)(*[self._value(k, window, lifted) for k in keys])  # type: ignore[no-any-return]
+            return torch.vmap(call, in_dims=dims)(*[self._value(k, window, lifted) for k in keys])
 
-        return rule if self._tries(node, rule, keys) else None
+        return rule
 
-    def _tries(self, node: Node, rule: Rule, keys: Sequence[str]) -> bool:
-        """Whether the rule works, tried on zeros of the recorded types."""
-        zeros = {k: _zeros(self._types[k.split(".")[0]], self._device) for k in keys}
+    def _tries(self, node: Node, rule: Rule) -> bool:
+        """Whether the rule gives the recorded shape and dtype, tried on zeros of the recorded types."""
+        zeros = {k: _zeros(self._types[k.split(".")[0]], self._device) for k in self._operands(node)}
         lifted = {k: torch.stack([z, z]) for k, z in zeros.items() if k in self._stepped}
-        if not lifted:
+        if not lifted and not any(node.steps()):
             return False
         try:
-            result = rule(Window(0, 2, zeros, False), lifted)
+            result = rule(
+                Window(0, min(2, self._loop.blocks), zeros, False),
+                {k: z[: self._loop.blocks] for k, z in lifted.items()},
+            )
         except Exception:  # whatever a missing batching rule raises: the operator is then evaluated step by step
             return False
-        return tuple(result.shape) == (2, *node.type.shape)
+        same_type = str(result.dtype).removeprefix("torch.") == node.type.dtype
+        return same_type and tuple(result.shape[1:]) == node.type.shape
+
+    def _is_exact(self, node: Node) -> bool:
+        """Correctly rounded as it is called here, at any shape.
+
+        A scaled addition may or may not be fused; complex products are not rounded once; a float that an integer
+        cannot hold becomes whatever the instruction gives.
+        """
+        scaled = dict(node.kwargs).get("alpha", 1) != 1 or (
+            node.op in ("aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar") and len(node.args) > 2
+        )
+        kinds = {node.type.dtype, *(self._types[k.split(".")[0]].dtype for k in self._operands(node))}
+        narrowed = (
+            "float" not in node.type.dtype and node.op == "aten._to_copy.default" and any("float" in k for k in kinds)
+        )
+        return not scaled and not narrowed and not any("complex" in kind for kind in kinds)
 
     def _each(self, node: Node) -> Rule:
         """One call per step, on operands with the shapes and strides of the author's code."""
-        op, keys = OVERLOADS[node.op], self._operands(node)
+        op = OVERLOADS[node.op]
+        keywords = tuple(k for k, _ in node.kwargs)
+        arguments = (*node.args, *(v for _, v in node.kwargs))
+        count = len(node.args)
 
         def rule(window: Window, lifted: Lifted) -> Tensor:
-            operands = {k: _as_recorded(lifted[k], self._types[k]) for k in keys if k in lifted}
-            fixed = {k: window.shared[k] for k in keys if k not in lifted}
-            results = []
-            for position, k in enumerate(range(window.lo, window.hi)):
-                value = {**fixed, **{name: t[position] for name, t in operands.items()}}
-                args, kwargs = self._arguments(node, value, lambda t, k=k: self._loop.tables[t][k])
-                results.append(op(*args, **kwargs))
-            return torch.stack(results)
+            columns = [self._column(a, window, lifted) for a in arguments]
+            if not keywords:
+                return torch.stack([op(*row) for row in zip(*columns, strict=True)])
+            rows = zip(*columns, strict=True)
+            return torch.stack([op(*row[:count], **dict(zip(keywords, row[count:], strict=True))) for row in rows])
 
         return rule
+
+    def _column(self, arg: Arg, window: Window, lifted: Lifted) -> Sequence[Any]:
+        """What an argument is at each step of the window."""
+        steps = window.hi - window.lo
+        match arg:
+            case Ref() if key_of(arg) in lifted:
+                return _as_recorded(lifted[key_of(arg)], self._types[arg.name]).unbind(0)
+            case Ref():
+                return (window.shared[key_of(arg)],) * steps
+            case Step(table=table):
+                return self._loop.tables[table][window.lo : window.hi]
+            case tuple():
+                columns = [self._column(a, window, lifted) for a in arg]
+                return [list(row) for row in zip(*columns, strict=True)] if columns else ([],) * steps
+            case Symbol():
+                return (symbol_value(arg, self._device),) * steps
+        return (arg,) * steps
 
     def _arguments(
         self, node: Node, value: Mapping[str, Tensor], step: Callable[[int], Any]
     ) -> tuple[list[Any], dict[str, Any]]:
-        keyed: dict[Any, Any] = {(r.name, r.output): value[key_of(r)] for r in _refs(node)}
-        keyed |= {s.table: step(s.table) for s in _flat((*node.args, *(v for _, v in node.kwargs))) if isinstance(s, Step)}
+        keyed: dict[Any, Any] = {(r.name, r.output): value[key_of(r)] for r in node.refs()}
+        keyed |= {s.table: step(s.table) for s in node.leaves() if isinstance(s, Step)}
         args = [argument(a, self._device, keyed) for a in node.args]
         return args, {k: argument(v, self._device, keyed) for k, v in node.kwargs}
 
@@ -226,13 +274,6 @@ class Tail:
     def _row(self, table: int, window: Window, rank: int) -> Tensor:
         row = torch.tensor(self._loop.tables[table][window.lo : window.hi], device=self._device)
         return row.reshape(-1, *(1,) * rank)
-
-
-def is_exact(node: Node) -> bool:
-    """Correctly rounded as it is called: a scaled addition (``alpha``) may or may not be fused."""
-    return dict(node.kwargs).get("alpha", 1) == 1 and not (
-        node.op in ("aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar") and len(node.args) > 2
-    )
 
 
 def _no_step(table: int) -> Any:
@@ -257,14 +298,3 @@ def _as_recorded(lifted: Tensor, recorded: TensorType) -> Tensor:
 
 def _zeros(t: TensorType, device: torch.device) -> Tensor:
     return torch.zeros(t.shape, dtype=getattr(torch, t.dtype), device=device)
-
-
-def _refs(node: Node) -> list[Ref]:
-    return [a for a in _flat((*node.args, *(v for _, v in node.kwargs))) if isinstance(a, Ref)]
-
-
-def _flat(args: tuple[Arg, ...]) -> list[Arg]:
-    flat: list[Arg] = []
-    for arg in args:
-        flat.extend(_flat(arg) if isinstance(arg, tuple) else [arg])
-    return flat

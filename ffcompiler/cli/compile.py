@@ -1,0 +1,44 @@
+"""``ffc compile``: a function to an artifact on disk."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from ..compiled import Compiled
+from ..errors import CausalityError, FFCompilerError
+from ..plan import Method
+from .targets import check_output, compile_target, example_call, find_function, parse_inputs
+from .terminal import Terminal, stopwatch
+
+
+def compile(options: Namespace, terminal: Terminal) -> int:  # noqa: A001 - named after the command
+    output = options.output or options.function.rpartition(":")[2].rpartition(".")[2] + ".ffc"
+    check_output(output, options.force)
+    function = find_function(options.function)
+    call = example_call(function, options.function, parse_inputs(options.input), options.device)
+    with stopwatch() as seconds, terminal.progress() as say:
+        compiled = compile_target(function, call, options, say)
+        spent = seconds()
+    _insist(compiled, options.require_parallel)
+    if compiled.plan.program is None:
+        raise FFCompilerError(f"the function could not be captured, so there is nothing to save\n{compiled.plan.refusal}")
+    compiled.save(output, force=options.force)
+    terminal.show(_text(compiled, output, spent), _data(compiled, output, spent))
+    return 0
+
+
+def _insist(compiled: Compiled, parallel: bool) -> None:
+    if parallel and compiled.plan.schedule.method is Method.SEQUENTIAL:
+        reason = compiled.plan.refusal or compiled.plan.why
+        raise CausalityError(f"it would run sequentially, and --require-parallel was given; nothing is saved\n{reason}")
+
+
+def _text(compiled: Compiled, output: str, seconds: float) -> str:
+    explanation = compiled.explain()
+    why = [f"  {line}" for text in explanation.why[:1] for line in text.splitlines()]
+    return "\n".join([explanation.verdict, *why, f"wrote {output} (compiled in {seconds:.1f} s)"])
+
+
+def _data(compiled: Compiled, output: str, seconds: float) -> dict[str, Any]:
+    return {"output": output, "seconds": seconds, "device": compiled.plan.device, **compiled.explain().json}

@@ -1,0 +1,113 @@
+"""``ffc run`` and ``ffc verify``: run a compiled function; compare it with its reference."""
+
+from __future__ import annotations
+
+import io
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..compiled import Compiled, Verification
+from ..driver import load
+from ..errors import UsageError
+from ..files import replace_file
+from ..runtime.record import RunRecord
+from ..trees import flatten
+from .targets import Call, check_output, open_target, parse_inputs, stored_call, wanted_inputs
+from .terminal import Terminal, to_json
+
+
+def run(options: Namespace, terminal: Terminal) -> int:
+    given = parse_inputs(options.input)
+    compiled = load(options.file, options.device, options.sha256)
+    outputs = _output_files(compiled, options.output)
+    for path in [*outputs, *filter(None, [options.output_record])]:
+        check_output(path, options.force)
+    call = stored_call(compiled.plan, given, compiled.device)
+    result, record = _observed(compiled, call, terminal)
+    tensors = [(path, leaf) for path, leaf in flatten(result)[0] if isinstance(leaf, Tensor)]
+    for path, (_, tensor) in zip(outputs, tensors, strict=False):
+        replace_file(path, _npy(tensor), options.force)
+    if options.output_record:
+        replace_file(options.output_record, (to_json(record.to_json()) + "\n").encode(), options.force)
+    results = [{"path": path or "result", **_described(leaf)} for path, leaf in tensors]
+    data = {"results": results, "outputs": [str(p) for p in outputs], "record": record.to_json()}
+    terminal.show(_run_text(results, outputs, record), data)
+    return 0
+
+
+def _observed(compiled: Compiled, call: Call, terminal: Terminal) -> tuple[Any, RunRecord]:
+    system = compiled.plan.system
+    with terminal.progress() as say:
+        blocks = system.blocks if system else 0
+        return compiled.observed_run(lambda sweep: say("front", sweep.front, blocks), call.args, call.kwargs)
+
+
+def _output_files(compiled: Compiled, output: str | None) -> list[Path]:
+    """The file of each result: the one that was named, or with the result's index before its suffix."""
+    if output is None:
+        return []
+    assert compiled.plan.program is not None
+    count = sum(1 for leaf in compiled.plan.program.result.leaves if leaf.name is not None)
+    path = Path(output)
+    return [path] if count == 1 else [path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(count)]
+
+
+def _npy(tensor: Tensor) -> bytes:
+    try:
+        array = tensor.detach().cpu().numpy()
+    except TypeError:
+        raise UsageError(f"a result is {tensor.dtype}, which .npy cannot hold; let the function convert it") from None
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _described(tensor: Tensor) -> dict[str, Any]:
+    return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+
+
+def _run_text(results: Sequence[dict[str, Any]], outputs: Sequence[Path], record: RunRecord) -> str:
+    lines = [
+        f"{item['path']}: {item['dtype']}{item['shape']}" + (f" -> {outputs[i]}" if i < len(outputs) else "")
+        for i, item in enumerate(results)
+    ]
+    work = f"{len(record.sweeps)} sweeps for {record.blocks} steps" if record.sweeps else record.ending.value
+    return "\n".join([*lines, f"{record.schedule}: {work}, {record.seconds:.4g} s", str(record.certificate or "")])
+
+
+# ---------------------------------------------------------------------------------------------------- verify
+
+
+def verify(options: Namespace, terminal: Terminal) -> int:
+    with terminal.progress() as say:
+        compiled, call = open_target(options, say)
+    if call is None:
+        assert compiled.plan.program is not None
+        raise UsageError(
+            f"{options.target} is an artifact: its inputs have to be given\n{wanted_inputs(compiled.plan.program.signature)}"
+        )
+    verification = compiled.verify(*call.args, **call.kwargs)
+    terminal.show(_verify_text(verification), _verify_data(options.target, verification))
+    return 0 if verification.equal else 1
+
+
+def _verify_text(verification: Verification) -> str:
+    seconds = f"{verification.record.seconds:.4g} s against the reference's {verification.reference_seconds:.4g} s"
+    return f"{verification}\n{seconds}"
+
+
+def _verify_data(target: str, verification: Verification) -> dict[str, Any]:
+    return {
+        "target": target,
+        "equal": verification.equal,
+        "outputs": verification.outputs,
+        "differences": [asdict(difference) for difference in verification.differences],
+        "reference_seconds": verification.reference_seconds,
+        "record": verification.record.to_json(),
+    }

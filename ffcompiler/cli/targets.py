@@ -1,0 +1,271 @@
+"""From the words of a command line to a function or artifact, its inputs, and its outputs."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..capture.weights import Surroundings
+from ..compiled import Compiled, constant
+from ..driver import compile as compile_function, load
+from ..errors import FFCompilerError, UsageError
+from ..plan import Leaf, Plan, Signature, Tolerance, tolerance
+from ..schedules import parse_schedule
+from ..trees import flatten, unflatten
+from .terminal import Progress
+
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The arguments of one call."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_target(options: Namespace, progress: Progress) -> tuple[Compiled, Call | None]:
+    """The artifact, or the function compiled as the options say; and its inputs, if they are known."""
+    target, given = options.target, parse_inputs(options.input)
+    if is_artifact(target):
+        if options.schedule != "auto" or options.equality != "bits":
+            raise UsageError(f"{target} is compiled already: --schedule and --equality are for a function")
+        compiled = load(target, options.device)
+        return compiled, stored_call(compiled.plan, given, compiled.device) if given else None
+    function = find_function(target)
+    call = example_call(function, target, given, options.device)
+    return compile_target(function, call, options, progress), call
+
+
+def is_artifact(target: str) -> bool:
+    """Whether the word names a file, and not a function."""
+    if target.endswith(".ffc") or os.path.exists(target):
+        return True
+    if ":" not in target:
+        raise UsageError(f"{target!r} is neither a file nor a function (package.module:attribute)")
+    return False
+
+
+def compile_target(function: Callable[..., Any], call: Call, options: Namespace, progress: Progress) -> Compiled:
+    try:
+        parse_schedule(options.schedule)
+    except FFCompilerError as error:
+        raise UsageError(str(error)) from None
+    return compile_function(
+        function,
+        call.args,
+        call.kwargs,
+        equality=parse_equality(options.equality),
+        schedule=options.schedule,
+        progress=progress,
+    )
+
+
+def parse_equality(text: str) -> Tolerance | str:
+    """``bits``, ``tolerance`` or ``tolerance:1e-5,1e-6``."""
+    if text == "bits":
+        return text
+    if text == "tolerance":
+        return tolerance()
+    match = re.fullmatch(rf"tolerance:({NUMBER}),({NUMBER})", text)
+    if match is None or min(float(match[1]), float(match[2])) < 0:
+        raise UsageError(f"--equality is bits, tolerance or tolerance:RTOL,ATOL, not {text!r}")
+    return tolerance(float(match[1]), float(match[2]))
+
+
+# ---------------------------------------------------------------------------------------------------- functions
+
+
+def find_function(name: str) -> Callable[..., Any]:
+    """The function named ``package.module:attribute``."""
+    module_name, _, path = name.partition(":")
+    if not module_name or not path:
+        raise UsageError(f"{name!r} does not name a function: write package.module:attribute")
+    value = _import(module_name)
+    for part in path.split("."):
+        if not hasattr(value, part):
+            near = difflib.get_close_matches(part, dir(value), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{module_name} has no attribute {path!r}{hint}")
+        value = getattr(value, part)
+    if not callable(value):
+        raise UsageError(f"{name} is a {type(value).__name__}, not a function")
+    function: Callable[..., Any] = value
+    return function
+
+
+def _import(name: str) -> Any:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise UsageError(f"there is no module {name!r} (looked in {os.getcwd()} too)") from None
+        raise FFCompilerError(f"importing {name} failed: {error}") from error
+    except ImportError as error:
+        raise FFCompilerError(f"importing {name} failed: {error}") from error
+
+
+def example_call(function: Callable[..., Any], name: str, given: Mapping[str, Any], device: str | None) -> Call:
+    """The arguments for a function: ``given`` by parameter name, the others from ``function.example_inputs()``."""
+    signature = inspect.signature(function)
+    unknown = [n for n in given if n not in signature.parameters]
+    if unknown:
+        raise UsageError(f"{name} has no parameter {unknown[0]!r}; it has {', '.join(signature.parameters) or 'none'}")
+    arguments = {**_examples(function, name, signature), **given}
+    missing = [n for n, p in signature.parameters.items() if n not in arguments and _is_required(p)]
+    if missing:
+        raise UsageError(
+            f"{name} needs an input for {', '.join(missing)}: give --input {missing[0]}=@FILE.npy, "
+            "or let the function have an attribute example_inputs that returns its arguments"
+        )
+    bound = signature.bind_partial()
+    bound.arguments.update({n: arguments[n] for n in signature.parameters if n in arguments})
+    if device is not None:
+        _move_modules(function, to_device(device))
+    return Call(*(_moved(part, device) for part in (bound.args, bound.kwargs)))
+
+
+def _examples(function: Callable[..., Any], name: str, signature: inspect.Signature) -> Mapping[str, Any]:
+    make = getattr(function, "example_inputs", None)
+    if make is None:
+        return {}
+    inputs = make()
+    try:
+        if isinstance(inputs, Mapping):
+            return signature.bind(**inputs).arguments
+        return signature.bind(*(inputs if isinstance(inputs, tuple | list) else (inputs,))).arguments
+    except TypeError as error:
+        raise FFCompilerError(f"{name}.example_inputs() does not fit the function: {error}") from None
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return parameter.default is inspect.Parameter.empty and parameter.kind not in variable
+
+
+def _moved(value: Any, device: str | None) -> Any:
+    leaves, tree = flatten(value)
+    return unflatten(tree, [v.to(device) if device and isinstance(v, Tensor) else v for _, v in leaves])
+
+
+def _move_modules(function: Callable[..., Any], device: torch.device) -> None:
+    """Move the modules that the function reaches, as its author would before sampling there."""
+    for _, get in Surroundings.of(function).modules:
+        get().to(device)
+
+
+def to_device(name: str) -> torch.device:
+    """The device of that name. Raises: `UsageError` if it is not there."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} is not available here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+# ---------------------------------------------------------------------------------------------------- inputs
+
+
+def parse_inputs(words: Sequence[str]) -> dict[str, Any]:
+    """``name=@file.npy`` and ``name=2.0`` as values by name."""
+    given: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--input {word!r}: write NAME=@FILE.npy or NAME=VALUE")
+        if name in given:
+            raise UsageError(f"--input {name} is given twice")
+        given[name] = _array(name, text[1:]) if text.startswith("@") else _plain_value(text)
+    return given
+
+
+def _array(name: str, path: str) -> Tensor:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UsageError(f"--input {name}: there is no file {path}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"--input {name}: {path} cannot be read as .npy: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise UsageError(f"--input {name}: {path} holds several arrays; save one as .npy")
+    try:
+        return torch.from_numpy(np.array(array))
+    except TypeError:
+        raise UsageError(f"--input {name}: {path} holds {array.dtype}, for which there is no tensor") from None
+
+
+def _plain_value(text: str) -> bool | int | float | str | None:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return float(text) if text in ("inf", "-inf", "nan") else text
+    return value if isinstance(value, bool | int | float | str | None) else text
+
+
+def stored_call(plan: Plan, given: Mapping[str, Any], device: torch.device) -> Call:
+    """The arguments for an artifact, each leaf of its signature by its path (``noise``, ``batch['mask']``)."""
+    assert plan.program is not None
+    signature = plan.program.signature
+    paths = [leaf.path for leaf in signature.leaves]
+    faults = [f"there is no input {name!r}" for name in given if name not in paths]
+    faults += [f"{leaf.path} is missing" for leaf in signature.leaves if leaf.type and leaf.path not in given]
+    if faults:
+        raise UsageError("; ".join(faults) + f"\n{wanted_inputs(signature)}")
+    leaves = [_leaf(leaf, given, device) for leaf in signature.leaves]
+    args, kwargs = unflatten(signature.tree, leaves)
+    return Call(tuple(args), kwargs)
+
+
+def _leaf(leaf: Leaf, given: Mapping[str, Any], device: torch.device) -> Any:
+    if leaf.path not in given:
+        return constant(leaf)
+    value = given[leaf.path]
+    if leaf.type is not None and leaf.type.shape == () and isinstance(value, bool | int | float):
+        return torch.tensor(value, dtype=getattr(torch, leaf.type.dtype), device=device)
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def wanted_inputs(signature: Signature) -> str:
+    """What an artifact has to be given, one line for each input."""
+    lines = [f"  --input {leaf.path}=@FILE.npy   {leaf.type}" for leaf in signature.leaves if leaf.type]
+    lines += [f"  {leaf.path} is {leaf.constant}, part of the program" for leaf in signature.leaves if not leaf.type]
+    return "\n".join(["the inputs are", *lines])
+
+
+# ---------------------------------------------------------------------------------------------------- outputs
+
+
+def check_output(path: str | os.PathLike[str], force: bool) -> None:
+    """Refuse, before any work is done, an output that could not be written at its end."""
+    target = Path(path)
+    folder = target.parent
+    try:
+        exists = target.exists()
+        if not folder.is_dir():
+            raise UsageError(f"cannot write {target}: there is no folder {folder}")
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}") from None
+    if exists and not target.is_file():
+        raise UsageError(f"{target} is not an ordinary file; choose another name")
+    if exists and not force:
+        raise UsageError(f"{target} exists; choose another name, or replace it with --force")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write {target}: the folder is read-only")
