@@ -127,7 +127,7 @@ class Compiled:
         if runner is None or (self.plan.schedule.method is Method.SEQUENTIAL):
             return self._sequentially(args, kwargs, Ending.SEQUENTIAL, "")
         weights = self.live.weights() if self.live is not None else self.stored
-        stale = self.live.stale(weights) if self.live is not None else None
+        stale = self.live.stale(weights, self.device.type) if self.live is not None else None
         if stale is not None:
             return self._sequentially(args, kwargs, Ending.STALE, stale)
         with torch.no_grad(), _no_autocast(self.device):
@@ -185,7 +185,7 @@ class Compiled:
             if t.device.type != self.device.type
         ]
         faults += [
-            f"{leaf.path} requires gradients, compiled functions have none: detach it or use torch.no_grad()"
+            f"{leaf.path} requires gradients, compiled functions give none: detach it"
             for leaf, t in zip([x for x in given.leaves if x.type], tensors, strict=True)
             if t.requires_grad and torch.is_grad_enabled()
         ]

@@ -1,4 +1,4 @@
-"""What must hold on CUDA: the same bits, the assumption behind certificates per operator, and moving between devices."""
+"""What must hold on CUDA: the same bits, the assumption behind certificates, and moving between devices."""
 
 from __future__ import annotations
 

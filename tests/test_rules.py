@@ -1,7 +1,7 @@
 """Every dependence rule, against the operator itself: disturb later positions and nothing earlier may change.
 
-Positions are disturbed with noise, infinities, NaN, 1e30 and -0.0. Where a rule argued that 0 times a finite value is 0,
-it emitted a premise; disturbances under which a premise fails prove nothing and are left out.
+Positions are disturbed with noise, infinities, NaN, 1e30 and -0.0. Where a rule argued that 0 times a finite value is
+0, it emitted a premise; disturbances under which a premise fails prove nothing and are left out.
 """
 
 from __future__ import annotations

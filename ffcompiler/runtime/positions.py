@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Positions:
 
     def read(self, array: Tensor, lo: int, hi: int) -> Tensor:
         """Lifted regions of steps ``lo .. hi - 1``: ``[hi - lo, *region]``. A view where the steps run in order."""
-        if self.first is not None:
+        if self._runs_in(array):
             return self._kept(self._raster(array, lo, hi))
         others = self._permuted(array)
         picked = others[self._grid(lo, hi, array.device)]
@@ -42,12 +43,19 @@ class Positions:
 
     def write(self, array: Tensor, lo: int, hi: int, lifted: Tensor) -> None:
         """Put lifted regions back in place."""
-        if self.first is not None:
+        if self._runs_in(array):
             self._kept(self._raster(array, lo, hi)).copy_(lifted)
             return
         self._permuted(array)[self._grid(lo, hi, array.device)] = self._from_region(lifted)
 
     # ------------------------------------------------------------------------------------------ in raster order
+
+    def _runs_in(self, array: Tensor) -> bool:
+        """Whether the indexed dimensions of this array are one run in memory, so that flattening them is a view."""
+        if self.first is None:
+            return False
+        dims = [axis.dim for axis in self.axes]
+        return all(array.stride(a) == array.stride(b) * array.shape[b] for a, b in pairwise(dims))
 
     def _raster(self, array: Tensor, lo: int, hi: int) -> Tensor:
         dim, last = self.axes[0].dim, self.axes[-1].dim

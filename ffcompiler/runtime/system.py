@@ -49,6 +49,8 @@ class System:
         shared = self.evaluate(env, state)
         everything = {**env, **shared, self.loop.carry.name: state}
         values = self.tail(Window(lo, hi, everything, exact))
+        if values.untyped_storage().data_ptr() == state.untyped_storage().data_ptr():
+            values = values.clone()  # a step that only moves elements of the state: it is about to be written
         return values, [everything[name] for name in self.finite]
 
     def premises_hold(self, values: list[Tensor], sums: Sequence[float]) -> bool:

@@ -172,10 +172,12 @@ class Tail:
         """An elementwise operator: the same call on lifted operands, their ranks made to agree after the steps."""
         rank = len(node.type.shape)
         op = OVERLOADS[node.op]
+        kinds = [node.type.dtype, *(self._types[k.split(".")[0]].dtype for k in self._operands(node))]
+        kind = next((k for k in kinds if "float" in k), None)  # numbers take the precision of the operator
 
         def rule(window: Window, lifted: Lifted) -> Tensor:
             value = {k: _with_rank(self._value(k, window, lifted), rank, k in lifted) for k in self._operands(node)}
-            args, kwargs = self._arguments(node, value, lambda t: self._row(t, window, rank))
+            args, kwargs = self._arguments(node, value, lambda t: self._row(t, window, rank, kind))
             return op(*args, **kwargs)  # type: ignore[no-any-return]
 
         return rule
@@ -271,9 +273,10 @@ class Tail:
     def _value(self, key: str, window: Window, lifted: Lifted) -> Tensor:
         return lifted[key] if key in lifted else window.shared[key]
 
-    def _row(self, table: int, window: Window, rank: int) -> Tensor:
-        row = torch.tensor(self._loop.tables[table][window.lo : window.hi], device=self._device)
-        return row.reshape(-1, *(1,) * rank)
+    def _row(self, table: int, window: Window, rank: int, kind: str | None) -> Tensor:
+        numbers = self._loop.tables[table][window.lo : window.hi]
+        dtype = getattr(torch, kind) if kind is not None and isinstance(numbers[0], float) else None
+        return torch.tensor(numbers, device=self._device, dtype=dtype).reshape(-1, *(1,) * rank)
 
 
 def _no_step(table: int) -> Any:
