@@ -231,10 +231,8 @@ def constant(leaf: Leaf) -> Any:
 def _mismatches(wanted: Signature, given: Signature) -> Any:
     """Every way in which a call is not as the signature says."""
     if wanted.tree != given.tree:
-        yield (
-            f"the arguments are structured as {given.tree} ({len(given.leaves)} leaves); "
-            f"the plan has {wanted.tree} ({len(wanted.leaves)} leaves: {', '.join(leaf.path for leaf in wanted.leaves)})"
-        )
+        names = ", ".join(leaf.path for leaf in wanted.leaves)
+        yield f"the call has {len(given.leaves)} arguments, in another structure than the plan: {names}"
         return
     for a, b in zip(wanted.leaves, given.leaves, strict=True):
         if a.type != b.type:
