@@ -142,7 +142,10 @@ def _as_typed(stored: Tensor, weight: Weight) -> Tensor:
     span = sum((size - 1) * stride for size, stride in zip(kind.shape, kind.stride, strict=True)) + 1
     if span > 4 * max(stored.numel(), 1):
         raise ArtifactError(f"weight {weight.name} has strides {kind.stride} that spread it over {span} elements")
-    return stored.new_empty(span).as_strided(kind.shape, kind.stride).copy_(stored)
+    laid_out = stored.new_empty(span).as_strided(kind.shape, kind.stride)
+    places = [slice(0, 1) if stride == 0 else slice(None) for stride in kind.stride]
+    laid_out[tuple(places)].copy_(stored[tuple(places)])  # elements that share a place are the same number
+    return laid_out
 
 
 def _storable(t: Tensor) -> Tensor:

@@ -81,11 +81,13 @@ class _Trial:
         with torch.no_grad():
             execution = runner.begin(self.arguments, weights)
             once = _median_seconds(lambda: runner.broken_patterns(runner.begin(self.arguments, weights)), self.device)
-            certify = self._sweep_seconds(runner, execution, True)
-            sweep = certify if system.tail.exact else self._sweep_seconds(runner, execution, False)
+            certify = self._sweep_seconds(runner, execution, True, reference_seconds)
+            sweep = certify if system.tail.exact else self._sweep_seconds(runner, execution, False, reference_seconds)
         return Costs(reference_seconds / system.blocks, sweep, certify, once)
 
-    def _sweep_seconds(self, runner: Runner, execution: Execution, exact: bool) -> float:
+    def _sweep_seconds(
+        self, runner: Runner, execution: Execution, exact: bool, reference_seconds: float
+    ) -> float:
         """The median of a few sweeps over the whole array; a sweep that raises or fails a premise ends the look."""
         solve = runner.solver(replace(execution, record=RunRecord("", 0)))
         assert runner.system is not None
@@ -93,8 +95,8 @@ class _Trial:
         try:
             solve.sweep(state, exact)  # not counted: first call
             return _median_seconds(lambda: _restart(solve).sweep(state, exact), self.device)
-        except Exception:  # speculation on states that never occur: no sweep is worth starting here
-            return float("inf")
+        except Exception:  # speculation on states that never occur: priced such that no sweep is started here
+            return 2 * reference_seconds
 
     def run(self, schedule: Schedule, costs: Costs, reference_seconds: float) -> tuple[Candidate, bool]:
         """One candidate once through (twice if quick), and whether its bits are the reference's."""

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from .artifact import save_artifact
 from .capture import describe_arguments
-from .errors import CaptureError, SignatureError
+from .errors import ArtifactError, CaptureError, SignatureError
 from .explain import Explanation, explain
 from .inspect import write_page
 from .live import Live
-from .passes.dependence import prove
+from .passes.dependence import Proof, prove
 from .passes.partition import Refusal
-from .plan import Leaf, Method, Plan, Signature
+from .plan import Leaf, Method, Plan, Signature, ZeroPattern
 from .runtime.equality import Difference, compare
 from .runtime.record import Certificate, Ending, RunRecord, Sweep
-from .runtime.runner import Execution, Patterns, Runner
+from .runtime.runner import Execution, Patterns, Runner, constants_of
 from .trees import flatten, unflatten
 
 Observe = Callable[[Sweep], None]
@@ -63,6 +63,7 @@ class Compiled:
     function: Callable[..., Any] | None = None  # of a plan without a program: what could not be captured
     device: torch.device = field(init=False)
     _runner: Runner | None = field(init=False, default=None)
+    _unproved: str | None = field(init=False, default=None)  # the file of a plan whose proof waits for arguments
 
     def __post_init__(self) -> None:
         self.device = torch.device(self.plan.device)
@@ -130,10 +131,14 @@ class Compiled:
         stale = self.live.stale(weights, self.device.type) if self.live is not None else None
         if stale is not None:
             return self._sequentially(args, kwargs, Ending.STALE, stale)
+        if self.live is not None and not runner.worth_starting():
+            return self._sequentially(args, kwargs, Ending.GUARD, "the first sweep is not worth its cost")
         with torch.no_grad(), _no_autocast(self.device):
             execution = runner.begin(tensors, weights)
-            broken = runner.broken_patterns(execution)
-            if broken:
+            if self._unproved is not None and self.plan.program is not None:
+                self._accept(prove(self.plan.program, execution.env), self._unproved)
+                self._unproved, runner = None, self._runner or runner
+            if runner.broken_patterns(execution):
                 renewed = self._prove_again(execution)
                 if isinstance(renewed, Refusal):
                     return self._sequentially(args, kwargs, Ending.STALE, str(renewed))
@@ -155,6 +160,29 @@ class Compiled:
         record = RunRecord(str(self.plan.schedule), blocks, ending, detail=detail)
         record.certificate = Certificate(str(self.plan.equality), "this is the reference", 0, blocks, 0)
         return self.reference(*args, **kwargs), record
+
+    def prove_stored(self, name: str) -> None:
+        """Make the proof of a loaded plan from its weights; where it rests on an argument, at the first call.
+
+        Raises: `ArtifactError` if the weights in the file do not support the plan in it.
+        """
+        assert self.plan.program is not None
+        constants = constants_of(self.plan.program, self.stored)
+        zeros = {p.value for p in self.plan.premises if isinstance(p, ZeroPattern)}
+        self._unproved = None if zeros <= set(constants) else name
+        if self._unproved is None:
+            self._accept(prove(self.plan.program, constants), name)
+
+    def _accept(self, proof: Proof | Refusal, name: str) -> None:
+        """Take a proof as that of the loaded plan."""
+        if isinstance(proof, Refusal) or proof.premises != self.plan.premises:
+            why = proof if isinstance(proof, Refusal) else "the proof rests on other premises than the plan says"
+            raise ArtifactError(
+                f"{name}: the weights in the file do not support the plan in it\n  {why}\n"
+                "  the file was changed after it was written; compile the function again"
+            )
+        self.patterns = proof.patterns
+        self._runner = Runner(self.plan, self.patterns, self.device)
 
     def _prove_again(self, execution: Execution) -> Runner | Refusal:
         """The weights have changed where the proof needs zeros: prove with the new ones."""

@@ -144,9 +144,9 @@ def _settings() -> list[Finding]:
     return [
         Finding("settings that decide bits", name, value, advice)
         for name, value, advice in (
-            ("MKL", _yes(torch.backends.mkl.is_available()), None),
+            ("MKL", _yes(_has(torch.backends.mkl)), None),
             ("MKL_CBWR", _environment("MKL_CBWR"), _mkl_advice()),
-            ("oneDNN", _yes(torch.backends.mkldnn.is_available()), None),
+            ("oneDNN", _yes(_has(torch.backends.mkldnn)), None),
             ("float32 matmul", torch.get_float32_matmul_precision(), _matmul_advice()),
             ("TF32 in matmul", _yes(_tf32_matmul()), _tf32_advice(_tf32_matmul())),
             ("TF32 in cudnn", _yes(_tf32_cudnn()), _tf32_advice(_tf32_cudnn())),
@@ -163,6 +163,10 @@ def _settings() -> list[Finding]:
     ]
 
 
+def _has(backend: Any) -> bool:
+    return bool(backend.is_available())
+
+
 def _environment(name: str) -> str:
     return os.environ.get(name, "not set")
 
@@ -172,9 +176,10 @@ def _yes(flag: bool) -> str:
 
 
 def _mkl_advice() -> str | None:
-    if not torch.backends.mkl.is_available() or "MKL_CBWR" in os.environ:
+    if not _has(torch.backends.mkl) or "MKL_CBWR" in os.environ:
         return None
-    return "a window may round unlike the whole array; MKL_CBWR=AVX512,STRICT (or AVX2,STRICT) lets more windows agree"
+    kind = "AVX512" if "512" in torch.backends.cpu.get_cpu_capability() else "AVX2"
+    return f"a window may round unlike the whole array; MKL_CBWR={kind},STRICT lets more windows agree"
 
 
 def _matmul_advice() -> str | None:
@@ -184,11 +189,11 @@ def _matmul_advice() -> str | None:
 
 
 def _tf32_matmul() -> bool:
-    return torch.cuda.is_available() and str(torch.backends.cuda.matmul.fp32_precision) == "tf32"
+    return torch.cuda.is_available() and bool(torch.backends.cuda.matmul.allow_tf32)
 
 
 def _tf32_cudnn() -> bool:
-    return torch.cuda.is_available() and str(torch.backends.cudnn.conv.fp32_precision) == "tf32"
+    return torch.cuda.is_available() and bool(torch.backends.cudnn.allow_tf32)
 
 
 def _tf32_advice(on: bool) -> str | None:

@@ -15,12 +15,12 @@ from .calibrate import Calibration, calibrate
 from .capture import Captured, capture
 from .compiled import Compiled
 from .confirm import confirm, interference
-from .errors import ArtifactError, CaptureError, CausalityError, ScheduleError, UsageError
+from .errors import CaptureError, CausalityError, ScheduleError, UsageError
 from .live import Live
 from .passes.dependence import prove
 from .passes.partition import Refusal, partition
 from .plan import ArrayLoop, Bits, Candidate, Equality, Method, Plan, Schedule
-from .runtime.runner import Patterns, Runner, constants_of
+from .runtime.runner import Patterns, Runner
 from .schedules import candidates_for, parse_schedule
 from .trees import flatten
 from .verify import verify
@@ -56,12 +56,12 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
     kwargs = dict(example_kwargs or {})
     try:
         captured = capture(function, example_args, kwargs, lambda done, of: say("capture", done, of))
+        live = Live(function, captured)
+        plan, patterns = _sound_plan(captured, live, equal)
     except CaptureError as error:
         if wanted is not None and wanted.method is not Method.SEQUENTIAL:
             raise
         return _uncaptured(function, equal, _device_of(example_args), str(error))
-    live = Live(function, captured)
-    plan, patterns = _sound_plan(captured, live, equal)
     if wanted is not None and wanted.method is Method.SEQUENTIAL:
         return Compiled(verify(replace(plan, why="sequential execution was asked for by name")), patterns, live)
     if plan.refusal is None:
@@ -87,26 +87,16 @@ def load(path: str | os.PathLike[str], device: str | None = None, sha256: str | 
     loop = plan.program.loop if plan.program else None
     if plan.refusal is not None or not isinstance(loop, ArrayLoop):
         return Compiled(plan, {}, stored=weights)
-    assert plan.program is not None
-    proof = prove(plan.program, constants_of(plan.program, weights))
-    if isinstance(proof, Refusal):
-        raise ArtifactError(
-            f"{os.fspath(path)}: the weights in the file do not support the plan in it\n  {proof}\n"
-            "  the file was changed after it was written; compile the function again"
-        )
-    if proof.premises != plan.premises:
-        raise ArtifactError(
-            f"{os.fspath(path)}: the proof made from the weights rests on other premises than the plan says; "
-            "the file was changed after it was written; compile the function again"
-        )
-    return Compiled(plan, proof.patterns, stored=weights)
+    compiled = Compiled(plan, {}, stored=weights)
+    compiled.prove_stored(os.fspath(path))
+    return compiled
 
 
 def _available(device: str) -> torch.device:
     try:
         where = torch.device(device)
         torch.empty(1, device=where)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
         raise UsageError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from None
     return where
 

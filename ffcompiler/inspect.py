@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from .explain import explain
 from .files import replace_file
@@ -35,7 +34,7 @@ def page(plan: Plan, record: RunRecord | None = None) -> str:
         explanation=explain(plan),
         slowest=max((c.seconds for c in plan.candidates), default=0.0),
         record=record,
-        front=Markup(front_picture(record, loop)) if record and record.sweeps else None,  # noqa: S704 - our own SVG
+        front=front_picture(record, loop) if record and record.sweeps else None,
     )
 
 

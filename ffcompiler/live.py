@@ -12,7 +12,7 @@ from torch import Tensor
 from .capture import Captured
 from .graph import TensorType
 from .loops import Resume, TimedSteps, drive_loops
-from .trees import unflatten
+from .plan import WeightKind
 
 
 def modes() -> dict[str, str]:
@@ -50,16 +50,15 @@ class Live:
 
     def resume(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], done: int, state: Tensor) -> Any:
         """What the function gives if its loop's first ``done`` steps have already led to ``state``."""
-        loop = self.captured.program.loop
-        tree = unflatten(loop.carry_tree, [state])
-        with torch.no_grad(), drive_loops(Resume(loop.lo + done, tree)):
+        start = self.captured.program.loop.lo + done
+        with torch.no_grad(), drive_loops(Resume(start, state, self.captured.in_place)):
             return self.function(*args, **kwargs)
 
     def weights(self) -> dict[str, Tensor]:
         """The weights as they are now: a parameter that was replaced is the new one."""
         return {name: place.fetch().detach() for name, place in self.captured.places.items()}
 
-    def stale(self, weights: Mapping[str, Tensor]) -> str | None:
+    def stale(self, weights: Mapping[str, Tensor], device: str) -> str | None:
         """What has changed since the capture such that the graph is no longer the function's."""
         changed = [
             name for name, flag in self.captured.surroundings.training_flags().items() if self.flags.get(name) != flag
@@ -74,4 +73,6 @@ class Live:
             kind = TensorType(str(now.dtype).removeprefix("torch."), tuple(now.shape), tuple(now.stride()))
             if kind != weight.type:
                 return f"{weight.path} was {weight.type} and is {kind}"
+            if now.device.type != device and weight.kind is not WeightKind.CONSTANT:
+                return f"{weight.path} is on {now.device}; the plan is for {device}"
         return None

@@ -14,6 +14,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
+from .trees import flatten, unflatten
+
 Body = Callable[[int, Any], Any]
 
 
@@ -61,13 +65,20 @@ def drive_loops(driver: LoopDriver | None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Resume:
-    """Start the marked loop at step ``start`` from ``state``: the first ``start - lo`` steps are already the answer."""
+    """Start the marked loop at step ``start`` from ``state``: the first ``start - lo`` steps are already the answer.
+
+    A body that writes into the first state (``in_place``) may have it read under its old name after the loop: then the
+    first state itself takes on ``state``.
+    """
 
     start: int
-    state: Any
+    state: Tensor
+    in_place: bool
 
     def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
-        return run_steps(range(max(lo, self.start), hi), body, self.state)
+        leaves, tree = flatten(init)
+        state = leaves[0][1].copy_(self.state) if self.in_place else self.state
+        return run_steps(range(max(lo, self.start), hi), body, unflatten(tree, [state]))
 
 
 @dataclass

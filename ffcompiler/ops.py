@@ -14,7 +14,7 @@ from enum import Enum
 class Numerics(Enum):
     MOVE = "move"  # copies elements unchanged
     EXACT = "exact"  # elementwise, and correctly rounded or a comparison: the same bits at any shape
-    POINTWISE = "pointwise"  # elementwise, but vector body and scalar tail may round differently
+    POINTWISE = "pointwise"  # elementwise, but vector body and scalar tail may differ (rounding; the sign of a zero)
     REDUCE = "reduce"  # combines elements; bits depend on shape, strides and threads
     CREATE = "create"  # makes a tensor from constants only
 
@@ -57,8 +57,8 @@ _TABLE = [
     *_ops(
         Numerics.EXACT,
         """add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Scalar rsub.Tensor mul.Tensor mul.Scalar div.Tensor
-        div.Scalar neg.default abs.default sqrt.default sign.default minimum.default maximum.default clamp.default
-        clamp_min.default clamp_max.default clamp.Tensor round.default floor.default ceil.default trunc.default
+        div.Scalar neg.default abs.default sqrt.default sign.default clamp.default
+        clamp_min.default clamp_max.default round.default floor.default ceil.default trunc.default
         relu.default where.self where.ScalarSelf where.ScalarOther masked_fill.Scalar masked_fill.Tensor
         eq.Tensor eq.Scalar ne.Tensor ne.Scalar lt.Tensor lt.Scalar le.Tensor le.Scalar gt.Tensor gt.Scalar ge.Tensor
         ge.Scalar logical_and.default logical_or.default logical_not.default logical_xor.default bitwise_and.Tensor
@@ -67,7 +67,8 @@ _TABLE = [
     ),
     *_ops(
         Numerics.POINTWISE,
-        """exp.default exp2.default expm1.default log.default log1p.default log2.default log10.default sin.default
+        """minimum.default maximum.default clamp.Tensor
+        exp.default exp2.default expm1.default log.default log1p.default log2.default log10.default sin.default
         cos.default tan.default tanh.default sinh.default cosh.default asin.default acos.default atan.default
         atan2.default erf.default erfc.default erfinv.default sigmoid.default log_sigmoid_forward.default
         softplus.default silu.default gelu.default elu.default leaky_relu.default logit.default

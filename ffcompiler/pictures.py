@@ -40,7 +40,7 @@ def grid(images: Bytes, columns: int = 10, scale: int = 3, gap: int = 2) -> Byte
     for k, image in enumerate(images):
         top, left = gap + (k // columns) * (height + gap), gap + (k % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = image
-    return np.kron(sheet, np.ones((scale, scale), np.uint8))
+    return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 # ---------------------------------------------------------------------------------------------------- fronts
@@ -80,19 +80,19 @@ def front_svg(fronts: Fronts, columns: int | None = None, what: str = "block") -
 
     ``columns``: blocks in a row of the first panel (28 for the pixels of a digit); without it, a strip.
     """
-    width = columns or fronts.blocks
+    width = columns or max(fronts.blocks, 1)
     map_svg, map_height = _heat_map(fronts, width, what)
     height = max(map_height, _CHART_HEIGHT if columns else 0)
     chart_at = (_MAP_WIDTH + 2 * _MARGIN, 0) if columns else (0, map_height)
     total_width = _MAP_WIDTH + _CHART_WIDTH + 3 * _MARGIN if columns else _MAP_WIDTH + 2 * _MARGIN
     total_height = height if columns else map_height + _CHART_HEIGHT
     chart = _chart(fronts, what, _CHART_WIDTH if columns else _MAP_WIDTH)
+    size = f'viewBox="0 0 {total_width} {total_height}" width="{total_width}" height="{total_height}"'
+    font = 'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="13"'
     label = f"{what} became final in sweep k of {fronts.sweeps}"
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total_width} {total_height}" '
-            f'width="{total_width}" height="{total_height}" role="img" aria-label={quoteattr(label)} '
-            'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="13">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label={quoteattr(label)} {font}>',
             f"<title>{escape(label)}</title>",
             f'<rect width="{total_width}" height="{total_height}" fill="#ffffff"/>',
             f'<g transform="translate({_MARGIN} 0)">',

@@ -7,7 +7,7 @@ that a solve takes more than two sweeps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ffcompiler as ffc
+from ffcompiler.runtime.runner import Runner
 
 Function = Callable[..., Any]
 
@@ -210,6 +211,7 @@ def select_scatter() -> Any:
     return sample, (randn(4, 8),)
 
 
+# FAILS today wherever it is used: ValueError in capture/freeze.py
 @system(8)
 def index_copy() -> Any:
     model = Made(8)
@@ -430,7 +432,7 @@ class PixelNet(nn.Module):
         self.b2 = nn.Parameter(randn(2 * channels, seed=3) * 0.2)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = torch.relu(F.conv2d(x, self.w1 * self.mask_a, padding=1))
+        h = torch.relu(F.conv2d(torch.tanh(x), self.w1 * self.mask_a, padding=1))
         return F.conv2d(h, self.w2 * self.mask_b, self.b2, padding=1)
 
 
@@ -442,7 +444,7 @@ def raster(channels: int, size: int, batch: int, leak: bool = False) -> Any:
             r, c = divmod(i, size)
             mean, log_scale = model(x).chunk(2, dim=1)
             x = x.clone()
-            x[:, :, r, c] = mean[:, :, r, c] + torch.exp(0.2 * log_scale[:, :, r, c]) * noise[:, :, r, c]
+            x[:, :, r, c] = mean[:, :, r, c] + torch.exp(0.2 * torch.tanh(log_scale[:, :, r, c])) * noise[:, :, r, c]
             return x
 
         return ffc.fori_loop(0, size * size, step, torch.zeros_like(noise))
@@ -504,6 +506,7 @@ def logistic_map() -> Any:
     return sample, (first,)
 
 
+# FAILS today wherever it is used: sweeps raise, and infinite costs make an invalid plan
 @system(9)
 def no_batch_axis() -> Any:
     """A vector: what a step writes is a scalar."""
@@ -565,3 +568,11 @@ def recurrence() -> Any:
         return ffc.fori_loop(0, 8, step, torch.zeros(3, 6))
 
     return run, (randn(3, 8, 6),)
+
+
+def bold(compiled: ffc.Compiled) -> ffc.Compiled:
+    """``compiled`` without its guard: on arrays this small it would hand over to the reference and prove nothing."""
+    if compiled.plan.program is not None:
+        compiled.plan = replace(compiled.plan, costs=None)
+        compiled._runner = Runner(compiled.plan, compiled.patterns, compiled.device)
+    return compiled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,8 @@ from ..plan import Leaf, Loop, Program, Result, Signature, Weight, WeightKind
 from ..trees import flatten, unflatten
 from .freeze import Freezer
 from .functional import Functional, LiteralKey, Tables
-from .record import Carried, Outside, Recorder, Segment, Token, tensor_type
-from .run import Run
+from .record import Carried, Outside, Recorder, Segment, Token, exact_number, tensor_type
+from .run import Run, empty_like_layout
 from .weights import Place, Surroundings
 
 REPEAT_ALL_BELOW = 10.0
@@ -55,6 +55,7 @@ class Captured:
     places: Mapping[str, Place]  # weight name -> where to fetch it
     surroundings: Surroundings
     replays: tuple[Replay, ...]
+    in_place: bool  # the loop's body writes into the first state
 
 
 def capture(
@@ -79,7 +80,7 @@ def capture(
     second = _second_run(function, (args, kwargs), run, keep)
     builder = Builder(run, signature, tensors, surroundings)
     program = builder.program()
-    return Captured(program, builder.places, surroundings, (first, second))
+    return Captured(program, builder.places, surroundings, (first, second), run.in_place)
 
 
 def describe_arguments(
@@ -90,7 +91,7 @@ def describe_arguments(
     Raises `CaptureError` for a leaf that is neither a tensor nor a plain constant.
     """
     positional, positional_tree = flatten(list(args))
-    by_name, keyword_tree = flatten(dict(kwargs))
+    by_name, keyword_tree = flatten(dict(sorted(kwargs.items())))
     names = _parameter_names(function)
     described: list[Leaf] = []
     tensors: list[Tensor] = []
@@ -121,9 +122,9 @@ def _label(path: str, names: list[str]) -> str:
 
 
 def _second_run(function: Callable[..., Any], call: Any, run: Run, keep: frozenset[int]) -> Replay:
-    """Run the function again on shuffled inputs and require the same calls and numbers."""
+    """Run the function again on other inputs and require the same calls and numbers."""
     leaves, tree = flatten(call)
-    other = [shuffled(leaf) if isinstance(leaf, Tensor) else leaf for _, leaf in leaves]
+    other = [other_inputs(leaf) if isinstance(leaf, Tensor) else leaf for _, leaf in leaves]
     args, kwargs = unflatten(tree, other)
     tensors = [leaf for leaf in other if isinstance(leaf, Tensor)]
     again = Run(Recorder(tensors), first=run, keep=keep, only_kept=not run.complete or run.seconds > REPEAT_ALL_BELOW)
@@ -137,15 +138,24 @@ def _second_run(function: Callable[..., Any], call: Any, run: Run, keep: frozens
     return _replay(tensors, again)
 
 
-def _same_numbers(was: Iterable[float], now: Iterable[float]) -> bool:
-    return all(a == b or (a != a and b != b) for a, b in zip(was, now, strict=True))
+def _same_numbers(was: Sequence[float], now: Sequence[float]) -> bool:
+    return list(map(exact_number, was)) == list(map(exact_number, now))
 
 
-def shuffled(t: Tensor) -> Tensor:
-    """The same elements in another order: other inputs from the same domain, of the same layout."""
-    order = torch.randperm(t.numel(), generator=torch.Generator().manual_seed(1)).to(t.device)
-    other = torch.empty_like(t)
-    return other.copy_(t.reshape(-1)[order].reshape(t.shape))
+def other_inputs(t: Tensor) -> Tensor:
+    """Other values from the same domain, in the same layout: drawn with replacement from the middle of the elements.
+
+    Sums, counts, extremes and orders all change, so that a value which was baked into a capture shows.
+    """
+    other = empty_like_layout(t)
+    if t.numel() == 0 or (not t.dtype.is_floating_point and t.numel() == 1):
+        return other.copy_(t)
+    ordered = t.reshape(-1).sort().values if not t.dtype.is_complex else t.reshape(-1)
+    low, high = t.numel() // 10, max(t.numel() - t.numel() // 10, 1)
+    if t.dtype.is_floating_point and bool(ordered[low] == ordered[high - 1]):
+        return other.copy_(torch.where(t == 0, 0.25, t * 0.75))
+    drawn = torch.randint(low, high, (t.numel(),), generator=torch.Generator().manual_seed(1))
+    return other.copy_(ordered[drawn.to(t.device)].reshape(t.shape))
 
 
 def _replay(arguments: list[Tensor], run: Run) -> Replay:

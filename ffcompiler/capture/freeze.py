@@ -69,7 +69,7 @@ class Freezer:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: env[n])
         value = env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         if _does_nothing(node, env):
-            (of,) = node.args
+            of = node.args[0]
             assert isinstance(of, fx.Node)
             env[node], refs[node] = env[of], refs[of]
             return

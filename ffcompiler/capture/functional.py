@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from ..errors import CaptureError
-from .record import Call, Carried, Literal, Made, Number, Outside, Segment, Token
+from .record import Call, Carried, Literal, Made, Number, Outside, Segment, Token, exact_number
 from .views import DEFINED_CREATION, INDEXED, INVERSES, SPLITS, View
 
 aten = torch.ops.aten
@@ -27,14 +27,14 @@ class Tables:
 
     def __init__(self) -> None:
         self.rows: list[tuple[int | float, ...]] = []
+        self._index: dict[Hashable, int] = {}
 
     def index(self, values: tuple[int | float, ...]) -> int:
-        key = tuple((type(v), v) for v in values)
-        for index, row in enumerate(self.rows):
-            if tuple((type(v), v) for v in row) == key:
-                return index
-        self.rows.append(values)
-        return len(self.rows) - 1
+        key = tuple(map(exact_number, values))
+        if key not in self._index:
+            self._index[key] = len(self.rows)
+            self.rows.append(values)
+        return self._index[key]
 
 
 @dataclass(slots=True)
@@ -54,6 +54,7 @@ class LiteralKey:
     dtype: torch.dtype
     shape: tuple[int, ...]
     numbers: tuple[int | float, ...]
+    bits: tuple[Hashable, ...]  # of the numbers: 0.0 and -0.0 are different literals
 
 
 class Functional:
@@ -161,7 +162,8 @@ class Functional:
                 f"a tensor made from numbers that differ from step to step is used at {self._source}\n"
                 "  index with the loop's integer instead, or build the tensor before the loop and slice it"
             )
-        key = LiteralKey(literal.dtype, literal.shape, tuple(column[0] for column in columns))
+        numbers = tuple(column[0] for column in columns)
+        key = LiteralKey(literal.dtype, literal.shape, numbers, tuple(map(exact_number, numbers)))
         if key not in self.inputs:
             with self.graph.inserting_before(self._anchor):
                 self.inputs[key] = self.graph.placeholder(f"input{len(self.inputs)}")
@@ -299,4 +301,5 @@ class Functional:
 
 
 def _constant(column: tuple[int | float, ...]) -> bool:
-    return all((type(v), v) == (type(column[0]), column[0]) or (v != v and column[0] != column[0]) for v in column)
+    first = exact_number(column[0])
+    return all(exact_number(v) == first for v in column)

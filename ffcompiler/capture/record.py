@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import weakref
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,11 @@ class Segment:
     results: tuple[Hashable, ...] = ()
 
 
+def exact_number(value: int | float) -> Hashable:
+    """Equal for numbers of the same type and bits: 0.0 is not -0.0, and NaN is NaN."""
+    return value.hex() if isinstance(value, float) else (value,)
+
+
 def tensor_type(t: Tensor) -> TensorType:
     return TensorType(str(t.dtype).removeprefix("torch."), tuple(t.shape), tuple(t.stride()))
 
@@ -107,7 +113,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._local: dict[int, Token] = {}  # of this segment, by id
         self._global: dict[int, Outside] = {}  # of all segments, by id
         self._alive: list[Tensor] = []
-        self._tainted: set[int] = set()  # ids of tensors that depend on inputs, weights or state
+        self._tainted: set[int] = set()  # storages that hold something of the inputs, the weights or the state
+        self._made: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()  # in any segment
         self._foreign: set[int] = set()  # storages of arguments and weights: never written
         self._closed: set[int] = set()  # storages that the prologue made: not written by the loop
         self._written: set[int] = set()  # storages that segments so far have written
@@ -120,13 +127,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def begin(self, state: Iterable[Tensor] = ()) -> Segment:
         """Start a new segment that is handed ``state``; the results of the previous one are forgotten."""
         for t in self._alive:
-            self._tainted.discard(id(t))
+            self._tainted.discard(_storage(t))
         self._local.clear()
         self._alive.clear()
         self.segment = Segment()
         for leaf, t in enumerate(state):
             self._local[id(t)] = Carried(leaf)
-            self._tainted.add(id(t))
+            self._tainted.add(_storage(t))
             self._alive.append(t)
         return self.segment
 
@@ -148,6 +155,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._written.clear()
         return made
 
+    def has_written(self, tensors: Iterable[Tensor]) -> bool:
+        """Whether the steps so far have written into one of these."""
+        return any(_storage(t) in self._written for t in tensors)
+
     # ------------------------------------------------------------------------------------------ recording
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -160,7 +171,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             encoded = tuple(self._encode(a) for a in args)
         encoded_kwargs = tuple((k, self._encode(v)) for k, v in kwargs.items())
-        tainted = any(id(t) in self._tainted for t in _tensors((args, kwargs)))
+        tainted = self._is_tainted((args, kwargs))
         out = func(*args, **kwargs)
         results = tuple(out) if isinstance(out, tuple | list) else (out,)
         outputs = tuple(tensor_type(r) if isinstance(r, Tensor) else None for r in results)
@@ -170,9 +181,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
-        if func is aten._local_scalar_dense.default and id(args[0]) in self._tainted:
+        if leaves_tensors(func, args) and self._is_tainted((args, kwargs)):
             raise CaptureError(
-                f"a tensor's value becomes a Python number at {user_line()}, and it depends on the inputs\n"
+                f"a tensor's value becomes a Python number or a shape at {user_line()} ({func}), and it depends on the "
+                "inputs\n"
                 "  a branch or an index taken from it would be baked into the compiled program\n"
                 "  keep the decision in tensors (torch.where), or compute it before calling the function"
             )
@@ -197,8 +209,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if id(r) not in self._local and id(r) not in self._global:  # else it is the written, or an own, argument
                 self._local[id(r)] = Made(call, output)
                 self._alive.append(r)
+                self._made[id(r)] = r
             if tainted:
-                self._tainted.add(id(r))
+                self._tainted.add(_storage(r))
+
+    def _is_tainted(self, arguments: Any) -> bool:
+        return any(_storage(t) in self._tainted for t in _tensors(arguments))
 
     def _encode(self, value: Any) -> Hashable:
         if isinstance(value, Tensor):
@@ -222,7 +238,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             first = len(self.segment.numbers)
             self.segment.numbers.extend(t.reshape(-1).tolist())
             return Literal(t.dtype, tuple(t.shape), first)
-        digest = hashlib.sha256(f"{t.dtype}{tuple(t.shape)}".encode() + t.numpy().tobytes()).digest()
+        digest = hashlib.sha256(f"{t.dtype}{tuple(t.shape)}".encode() + t.flatten().view(torch.uint8).numpy().tobytes()).digest()
         if digest not in self._digests:
             self._digests[digest] = self._add_outside(t)
             self.literals.add(self._digests[digest].handle)
@@ -243,8 +259,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _meet(self, t: Tensor) -> Outside:
         """First sight of a tensor that no recorded call made: an argument, a weight, a closed-over constant."""
+        if self._made.get(id(t)) is t:
+            raise CaptureError(
+                f"{user_line()} reads a tensor that an earlier step, or the loop's body, made and kept\n"
+                "  hand it on in the state that the body returns; what is kept on the side is not seen from step to step"
+            )
         token = self._global[id(t)] = self._add_outside(t)
-        self._tainted.add(id(t))
+        self._tainted.add(_storage(t))
         self._foreign.add(_storage(t))
         return token
 
@@ -275,6 +296,15 @@ def mutated(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
             value = args[position] if position < len(args) else kwargs.get(argument.name)
             written.extend(_tensors(value))
     return written
+
+
+def leaves_tensors(func: Any, args: Any) -> bool:
+    """Whether a call gives a Python value, or a shape, that depends on the elements of its arguments."""
+    if torch.Tag.data_dependent_output in func.tags:
+        return True
+    if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
+        return any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1]))
+    return torch.Tag.dynamic_output_shape in func.tags
 
 
 def draws(func: Any, args: Any, kwargs: Any) -> bool:

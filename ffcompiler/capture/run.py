@@ -43,6 +43,7 @@ class Run:
     final: tuple[Tensor, ...] = ()
     epilogue: Segment = field(default_factory=Segment)
     result: Any = None
+    in_place: bool = False  # the body writes into the first state
     complete: bool = True  # every step ran with values
     loops: int = 0
     seconds: float = 0.0
@@ -71,6 +72,7 @@ class Run:
         self.lo, self.hi = lo, hi
         self.made = self.recorder.close_prologue(leaves)
         self.init = tuple(self.recorder.token(t) for t in leaves)
+        init_leaves = list(leaves)
         started = time.perf_counter()
         state = init
         for position, i in enumerate(range(lo, hi)):
@@ -81,6 +83,7 @@ class Run:
                 state, leaves = self._step(position, i, body, state, leaves)
             self._report(position + 1)
         self.seconds = time.perf_counter() - started
+        self.in_place = self.recorder.has_written(init_leaves)
         self.final = _copies(leaves)
         self.epilogue = self.recorder.begin(leaves)
         self.recorder.with_sources = True
@@ -140,7 +143,14 @@ def _state_leaves(state: Any) -> tuple[list[Tensor], str]:
 def _copies(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Copies of the same layout, unseen by the recorder."""
     with _disable_current_modes():
-        return tuple(t.detach().clone() for t in tensors)
+        return tuple(empty_like_layout(t).copy_(t) for t in tensors)
+
+
+def empty_like_layout(t: Tensor) -> Tensor:
+    """A tensor with the strides of ``t``, also where those leave gaps; overlapping elements are given places."""
+    if any(stride == 0 and size > 1 for size, stride in zip(t.shape, t.stride(), strict=True)):
+        return torch.empty_like(t)
+    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
 
 
 def _short(t: Tensor) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import CaptureError
-from .record import Call, Segment
+from .record import Call, Segment, exact_number
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Steps:
         """The numbers of a repeated step are those of the first time."""
         self.confirm(step, segment)
         for index, (was, now) in enumerate(zip(self.rows[position], segment.numbers, strict=True)):
-            if was != now and not (was != was and now != now):
+            if exact_number(was) != exact_number(now):
                 raise CaptureError(
                     f"step {step} used the number {was!r} the first time and {now!r} the second, with other inputs\n"
                     f"  at {self._source_of(index)}\n"

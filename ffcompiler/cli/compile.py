@@ -8,7 +8,8 @@ from typing import Any
 from ..compiled import Compiled
 from ..errors import CausalityError, FFCompilerError
 from ..plan import Method
-from .targets import check_output, compile_target, example_call, find_function, parse_inputs
+from .inputs import parse_inputs
+from .targets import check_output, compile_target, example_call, find_function
 from .terminal import Terminal, stopwatch
 
 
@@ -22,7 +23,9 @@ def compile(options: Namespace, terminal: Terminal) -> int:  # noqa: A001 - name
         spent = seconds()
     _insist(compiled, options.require_parallel)
     if compiled.plan.program is None:
-        raise FFCompilerError(f"the function could not be captured, so there is nothing to save\n{compiled.plan.refusal}")
+        raise FFCompilerError(
+            f"the function could not be captured, so there is nothing to save\n{compiled.plan.refusal}"
+        )
     compiled.save(output, force=options.force)
     terminal.show(_text(compiled, output, spent), _data(compiled, output, spent))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -12,21 +13,26 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..bench.harness import BUSY, WATCH_SECONDS, busy_cores, pinned_threads
 from ..compiled import Compiled
-from ..doctor import machine
-from ..driver import compile as compile_function, load
+from ..doctor import machine, usable_cores
+from ..driver import compile as compile_function
+from ..driver import load
 from ..errors import UsageError
 from ..files import replace_file
 from ..pictures import Fronts, front_svg, grid, png
 from ..runtime.equality import same_bits
 from ..runtime.record import RunRecord
-from ..zoo.made import load as load_model, logistic_noise, sample, to_pixels
+from ..zoo.made import load as load_model
+from ..zoo.made import logistic_noise, sample, to_pixels
 from ..zoo.mnist import SIDE
 from .targets import to_device
 from .terminal import Terminal, to_json
 
 T = TypeVar("T")
 FILES = ("made.ffc", "plan.txt", "samples.png", "front.svg", "run.json")
+RUNS = 5  # of the compiled sampler; they are short
+PATIENCE = 10.0  # seconds: a slower reference is run only once
 WARM_UP = 30  # evaluations of the model before anything is timed: the first ones allocate and start threads
 
 
@@ -36,7 +42,8 @@ def demo(options: Namespace, terminal: Terminal) -> int:
     model = load_model().to(device)
     noise = logistic_noise(options.batch, options.seed).to(device)
     terminal.note(f"MADE: {noise.shape[1]} pixels, one after another; {options.batch} digits on {device}")
-    outcome = _compare(model, noise, terminal)
+    with pinned_threads(_free_cores(terminal)):
+        outcome = _compare(model, noise, terminal)
     terminal.note(outcome.text)
     outcome.loaded_equal = _write(folder, outcome, options.seed)
     lines = [f"made.ffc       loaded back: {'the same bits' if outcome.loaded_equal else 'OTHER BITS'}"]
@@ -70,7 +77,10 @@ class Outcome:
             ("schedule", r.schedule),
             ("why", self.compiled.plan.why),
             ("sweeps", f"{len(r.sweeps)} in place of {r.blocks} sequential steps"),
-            ("seconds", f"{r.seconds:.4g}; the author's own loop {self.reference_seconds:.4g}: {ratio:.1f} times faster"),
+            (
+                "seconds",
+                f"{r.seconds:.4g}; the author's own loop {self.reference_seconds:.4g}: {ratio:.1f} times faster",
+            ),
             ("bits", "equal: every bit of every sample" if self.bits_equal else "DIFFERENT from the author's loop"),
             ("certificate", str(r.certificate)),
         )
@@ -99,7 +109,7 @@ class Outcome:
 
 
 def _compare(model: nn.Module, noise: Tensor, terminal: Terminal) -> Outcome:
-    """Each of the two is timed twice, before and after, and its better time counts: another program may be running."""
+    """Each of the two is timed more than once, and its best time counts: another program may have been running."""
 
     def sampler(noise: Tensor) -> Tensor:
         return sample(model, noise)
@@ -110,11 +120,13 @@ def _compare(model: nn.Module, noise: Tensor, terminal: Terminal) -> Outcome:
     with terminal.progress() as say:
         compiled, compile_seconds = _timed(lambda: compile_function(sampler, (noise,), progress=say), noise.device)
     terminal.note(f"    {compile_seconds:.2f} s\n3/3 the compiled sampler, and the author's loop once more ...\n")
-    runs = [compiled.run(noise) for _ in range(2)]
-    again, second = _author(model, sampler, noise)
-    equal = all(same_bits(samples, expected) for samples, _ in runs) and same_bits(again, expected)
+    runs = [compiled.run(noise) for _ in range(RUNS)]
+    times = [reference_seconds]
+    if reference_seconds < PATIENCE:
+        times.append(_author(model, sampler, noise)[1])
     samples, record = min(runs, key=lambda run: run[1].seconds)
-    return Outcome(compiled, samples, noise, record, (reference_seconds, second), compile_seconds, equal)
+    equal = all(same_bits(samples, expected) for samples, _ in runs)
+    return Outcome(compiled, samples, noise, record, tuple(times), compile_seconds, equal)
 
 
 def _author(model: nn.Module, sampler: Callable[[Tensor], Tensor], noise: Tensor) -> tuple[Tensor, float]:
@@ -130,6 +142,16 @@ def _timed(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return result, time.perf_counter() - started
+
+
+def _free_cores(terminal: Terminal) -> int:
+    """As many threads as there are cores to run them: threads that wait for a core make all others wait."""
+    cores = usable_cores()
+    busy = busy_cores(WATCH_SECONDS) or 0.0
+    free = max(1, cores - math.ceil(busy - BUSY)) if busy > BUSY else cores
+    if free < cores:
+        terminal.note(f"other programs use {busy:.1f} of {cores} cores: using {free}; the times are worth little")
+    return free
 
 
 def _device(name: str) -> str:

@@ -18,7 +18,8 @@ from ..errors import UsageError
 from ..files import replace_file
 from ..runtime.record import RunRecord
 from ..trees import flatten
-from .targets import Call, check_output, open_target, parse_inputs, stored_call, wanted_inputs
+from .inputs import Call, parse_inputs, stored_call, wanted_inputs
+from .targets import check_output, open_target
 from .terminal import Terminal, to_json
 
 
@@ -89,9 +90,8 @@ def verify(options: Namespace, terminal: Terminal) -> int:
         compiled, call = open_target(options, say)
     if call is None:
         assert compiled.plan.program is not None
-        raise UsageError(
-            f"{options.target} is an artifact: its inputs have to be given\n{wanted_inputs(compiled.plan.program.signature)}"
-        )
+        wanted = wanted_inputs(compiled.plan.program.signature)
+        raise UsageError(f"{options.target} is an artifact: its inputs have to be given\n{wanted}")
     verification = compiled.verify(*call.args, **call.kwargs)
     terminal.show(_verify_text(verification), _verify_data(options.target, verification))
     return 0 if verification.equal else 1

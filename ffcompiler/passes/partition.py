@@ -95,6 +95,7 @@ class _Partition:
         dims = list(range(len(self.carry.type.shape)))
         axes: list[Axis] = []
         paths: list[Canon] = [("carry",)]
+        out = self._without_rewrites(out)
         while not axes or self._is_scatter(out):
             node = self.nodes.get(out.name)
             if node is None or not self._is_scatter(out):
@@ -115,6 +116,19 @@ class _Partition:
             out = value
         self._check_axes(axes)
         return out, sorted(axes, key=lambda a: a.dim), paths
+
+    def _without_rewrites(self, out: Ref) -> Ref:
+        """``out`` before parts of it were put back where they already are, as ``x[:, i] += v`` does last."""
+        while self._is_scatter(out):
+            node = self.nodes[out.name]
+            base, value, *where = node.args
+            part = self.nodes.get(value.name) if isinstance(value, Ref) else None
+            view = "aten.select.int" if "select" in node.op else "aten.slice.Tensor"
+            if part is None or part.op != view or part.args != (base, *where):
+                break
+            assert isinstance(base, Ref)
+            out = base
+        return out
 
     def _is_scatter(self, ref: Ref) -> bool:
         node = self.nodes.get(ref.name)
@@ -172,7 +186,7 @@ class _Partition:
         positions = [v for v in row if isinstance(v, int)]
         if len(positions) != steps:
             raise _Refused("a step indexes its state with something other than an integer constant")
-        return tuple(v + size if v < 0 else v for v in positions)
+        return tuple(max(0, v + size) if v < 0 else min(v, size) for v in positions)
 
     def _table(self, arg: Arg, size: int) -> int:
         return self._add_table(self._row(arg, size))

@@ -102,6 +102,12 @@ class Runner:
             observe,
         )
 
+    def worth_starting(self) -> bool:
+        """Whether the guard allows a first sweep at all."""
+        assert self.system is not None
+        exact = self.system.tail.exact or isinstance(self.plan.equality, Tolerance)
+        return not self.guarded or Guard(self.plan.costs, self.system.blocks).allows(0, exact)
+
     def resume_state(self, execution: Execution) -> tuple[int, Tensor]:
         """How many blocks are certified, and a state in which all later ones are as at the start."""
         assert self.system is not None

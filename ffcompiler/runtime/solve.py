@@ -30,7 +30,10 @@ Clock = Callable[[], float]
 
 @dataclass(slots=True)
 class Guard:
-    """Continue only while ``spent + next sweep + sequential rest <= SLACK * reference`` (in calibrated cost)."""
+    """Continue only while ``spent + next sweep + sequential rest <= SLACK * reference`` (in calibrated cost).
+
+    ``spent`` begins with the once-per-call work, so a new guard also tells whether that is worth starting.
+    """
 
     costs: Costs | None
     blocks: int
@@ -48,7 +51,7 @@ class Guard:
         if self.costs is None:
             return True
         ahead = self.costs.certify if exact else self.costs.sweep + self.costs.certify
-        rest = self.costs.step * (self.blocks - certified)
+        rest = self.costs.once + self.costs.step * (self.blocks - certified)  # handing over begins anew
         return self.spent + ahead + rest <= SLACK * self.reference
 
     def charge(self, exact: bool, seconds: float) -> None:
@@ -140,8 +143,8 @@ class Solve:
             case Tolerance(rtol=rtol, atol=atol):
                 gap = (new - old).abs()
                 within = gap <= atol + rtol * new.abs()  # NaN is not within anything
-                unchanged, numbers = _leading_true(within.flatten(1).all(1), extra)
-                return unchanged, gap.flatten(1).amax(1), numbers
+                unchanged, numbers = _leading_true(per_block(within).all(1), extra)
+                return unchanged, per_block(gap).amax(1), numbers
 
     def _window(self, exact: bool) -> tuple[int, int]:
         blocks = self.system.blocks
@@ -175,13 +178,18 @@ def leading_equal(old: Tensor, new: Tensor, extra: list[Tensor]) -> tuple[int, l
     numbers: list[float] = []
     while start < count:
         end = min(start + width, count)
-        same = (bits(old[start:end]) == bits(new[start:end])).flatten(1).all(1)
+        same = per_block(bits(old[start:end]) == bits(new[start:end])).all(1)
         found, got = _leading_true(same, extra if start == 0 else [])
         numbers = numbers or got
         if found < end - start:
             return start + found, numbers
         start, width = end, 2 * width
     return count, numbers
+
+
+def per_block(t: Tensor) -> Tensor:
+    """``[blocks, elements of a block]``."""
+    return t.reshape(t.shape[0], -1)
 
 
 def _leading_true(flags: Tensor, extra: list[Tensor]) -> tuple[int, list[float]]:

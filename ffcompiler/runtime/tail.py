@@ -155,7 +155,7 @@ class Tail:
             length = node.type.shape[free.index(dim)]
         start = where[0] if where and where[0] is not None else 0
         row = self._loop.tables[start.table] if isinstance(start, Step) else (start,) * self._loop.blocks
-        starts = tuple(int(v) + shape[dim] if v < 0 else int(v) for v in row)  # type: ignore[operator, arg-type]
+        starts = tuple(max(0, int(v) + shape[dim]) if v < 0 else int(v) for v in row)  # type: ignore[operator, arg-type]
         return Indexed(dim, starts, length)
 
     def _operands(self, node: Node) -> list[str]:

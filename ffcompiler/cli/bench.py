@@ -1,0 +1,39 @@
+"""``ffc bench``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from ..bench import made
+from ..bench.harness import Moment, load_between, moment
+from ..errors import FFCompilerError
+from ..files import replace_file
+from .targets import check_output, to_device
+from .terminal import Terminal, to_json
+
+
+def bench(options: Namespace, terminal: Terminal) -> int:
+    if options.output:
+        check_output(options.output, options.force)
+    to_device(options.device)
+    before = moment()
+    if options.strict:
+        _refuse(load_between(before, before).faults())
+    report = _measured(options, terminal, before)
+    data = report.to_json()
+    if options.strict:
+        _refuse(report.measurement.load.faults())
+    if options.output:
+        replace_file(options.output, (to_json(data) + "\n").encode(), options.force)
+    terminal.show(str(report) + (f"\nwrote {options.output}" if options.output else ""), data)
+    return 0 if all(report.bits_equal.values()) else 1
+
+
+def _measured(options: Namespace, terminal: Terminal, before: Moment) -> made.Report:
+    with terminal.progress() as say:
+        return made.run(options.batch, options.pairs, options.threads, options.device, before=before, progress=say)
+
+
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise FFCompilerError("the machine is busy, so nothing is reported (--strict): " + "; ".join(faults))

@@ -1,0 +1,401 @@
+"""What cannot be captured is refused with the user's line; what is captured does what the function does, always."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from systems import Made, affine, bold, randn
+from test_catalogue import assert_same
+from torch import Tensor
+
+import ffcompiler as ffc
+
+LOWER = torch.ones(6, 6).triu(1)
+COUNTER = [0]
+HERE = "test_capture.py:"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def written(x: Tensor, i: int, value: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, i] = value
+    return x
+
+
+def looped(body: Callable[[int, Tensor, Tensor], Any], n: int = 6) -> Callable[[Tensor], Any]:
+    def sample(u: Tensor) -> Any:
+        return ffc.fori_loop(0, n, lambda i, x: body(i, x, u), torch.zeros_like(u))
+
+    return sample
+
+
+def plain(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, torch.tanh(x @ LOWER)[:, i] + u[:, i])
+
+
+# ---------------------------------------------------------------------------------------------------- refusals
+
+
+def _branch_on_data(u: Tensor) -> Tensor:
+    if u.sum() > 0:
+        u = u * 2
+    return looped(plain)(u)
+
+
+def _item(u: Tensor) -> Tensor:
+    return looped(plain)(u * u.max().item())
+
+
+def _item_in_the_body(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, (x @ LOWER)[:, i] + float(x[0, 0]))
+
+
+def _counter(i: int, x: Tensor, u: Tensor) -> Tensor:
+    COUNTER[0] += 1
+    return written(x, i, (x @ LOWER)[:, i] + u[:, i] * COUNTER[0])
+
+
+def _python_random(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, (x @ LOWER)[:, i] + u[:, i] * random.random())
+
+
+def _numpy_random(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, (x @ LOWER)[:, i] + u[:, i] * float(np.random.rand()))
+
+
+def _first_step_differs(i: int, x: Tensor, u: Tensor) -> Tensor:
+    y = x @ LOWER + u if i == 0 else torch.tanh(x @ LOWER) + u
+    return written(x, i, y[:, i])
+
+
+def _prefix(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, x[:, :i].sum(1) + u[:, i])
+
+
+def _growing(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return torch.cat([x, u[:, i : i + 1]], 1)
+
+
+def _draws(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, (x @ LOWER)[:, i] + torch.randn(u.shape[0]))
+
+
+def _dropout(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, F.dropout(x @ LOWER + u, 0.3)[:, i])
+
+
+LOG = torch.zeros(6)
+
+
+def _writes_into_a_closure(i: int, x: Tensor, u: Tensor) -> Tensor:
+    LOG[i] = u[0, i]
+    return plain(i, x, u)
+
+
+def _returns_a_tuple(i: int, x: Tensor, u: Tensor) -> Any:
+    return (plain(i, x if isinstance(x, Tensor) else x[0], u), u)
+
+
+def _returns_a_number(i: int, x: Tensor, u: Tensor) -> Any:
+    return 3.0
+
+
+def _torch_equal(u: Tensor) -> Tensor:
+    return looped(plain)(u * 2 if torch.equal(u, u.abs()) else u)
+
+
+def _allclose(u: Tensor) -> Tensor:
+    return looped(plain)(u * 2 if torch.allclose(u, u.abs()) else u)
+
+
+CAPTURE_REFUSALS: list[tuple[str, Callable[[Tensor], Any], tuple[str, ...]]] = [
+    ("branch", _branch_on_data, ("Python number", HERE, "_branch_on_data")),
+    ("item", _item, ("Python number", HERE)),
+    ("item_in_the_body", looped(_item_in_the_body), ("Python number", HERE)),
+    ("counter", looped(_counter), ("used the number", HERE)),
+    ("python_random", looped(_python_random), ("used the number", HERE)),
+    ("numpy_random", looped(_numpy_random), ("used the number", HERE)),
+    ("first_step_differs", looped(_first_step_differs), ("step 1", HERE)),
+    ("prefix", looped(_prefix), ("step 1", HERE, "grow")),
+    ("growing", looped(_growing), ("another form",)),
+    ("draws", looped(_draws), ("draws random numbers", HERE)),
+    ("dropout", looped(_dropout), ("draws random numbers", HERE)),
+    ("closure_write", looped(_writes_into_a_closure), ("outside the loop's state", HERE)),
+    ("tuple", looped(_returns_a_tuple), ("another form",)),
+    ("number", looped(_returns_a_number), ("may hold tensors only",)),
+    ("no_loop", lambda u: u + 1, ("no marked loop",)),
+    ("two_loops", lambda u: looped(plain)(looped(plain)(u)), ("second marked loop", HERE)),
+    ("no_steps", lambda u: looped(plain, 0)(u), ("no steps", HERE)),
+]
+
+
+@pytest.mark.parametrize(("name", "function", "says"), CAPTURE_REFUSALS, ids=[c[0] for c in CAPTURE_REFUSALS])
+def test_what_cannot_be_captured_says_why_and_where(name: str, function: Any, says: tuple[str, ...]) -> None:
+    u = randn(3, 6)
+    with pytest.raises(ffc.FFCompilerError) as caught:
+        ffc.compile(function, (u,), schedule="jacobi")
+    for words in says:
+        assert words in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "function", "says"), CAPTURE_REFUSALS, ids=[c[0] for c in CAPTURE_REFUSALS])
+def test_what_cannot_be_captured_runs_under_auto_as_the_function_does(name: str, function: Any, says: Any) -> None:
+    compiled = ffc.compile(function, (randn(3, 6),))
+    for seed in (0, 3):
+        u = randn(3, 6, seed=seed) - 0.2
+        results = []
+        for call in (compiled, function):
+            torch.manual_seed(5)
+            random.seed(5)
+            np.random.seed(5)
+            COUNTER[0] = 0
+            with torch.no_grad():
+                results.append(call(u))
+        assert_same(*results)
+
+
+def test_an_argument_that_is_no_tensor_and_no_constant_is_named() -> None:
+    with pytest.raises(ffc.CaptureError, match=r"u is a object"):
+        ffc.compile(looped(plain), (object(),), schedule="jacobi")
+
+
+def test_constants_among_the_arguments_are_part_of_the_program() -> None:
+    def sample(u: Tensor, n: int, name: str = "tanh") -> Tensor:
+        return looped(lambda i, x, u: written(x, i, getattr(torch, name)(x @ LOWER)[:, i] + u[:, i]), n)(u)
+
+    compiled = ffc.compile(sample, (randn(3, 6), 4), {"name": "sigmoid"})
+    assert_same(compiled(randn(3, 6), 4, name="sigmoid"), sample(randn(3, 6), 4, "sigmoid"))
+    with pytest.raises(ffc.SignatureError, match="n is 5; the plan has 4"):
+        compiled(randn(3, 6), 5, name="sigmoid")
+
+
+def test_every_mismatch_of_a_call_is_listed_and_nothing_is_run() -> None:
+    compiled = ffc.compile(lambda a, b, k: looped(plain)(a + b * k), (randn(3, 6), randn(3, 6), 2))
+    with pytest.raises(ffc.SignatureError) as caught:
+        compiled(randn(4, 6), randn(3, 6).double(), 3)
+    for words in ("a is float32[4, 6]", "b is float64[3, 6]", "k is 3"):
+        assert words in str(caught.value)
+
+
+def test_keywords_may_come_in_any_order() -> None:
+    def sample(a: Tensor, b: Tensor) -> Tensor:
+        return looped(plain)(a - b)
+
+    a, b = randn(3, 6), randn(3, 6, seed=1)
+    compiled = ffc.compile(sample, (), {"a": a, "b": b})
+    assert_same(compiled(b=b, a=a), sample(a, b))  # FAILS today: the order is part of the tree
+
+
+def test_nested_loops_run_as_the_author_wrote_them() -> None:
+    def body(i: int, x: Tensor, u: Tensor) -> Tensor:
+        y = ffc.fori_loop(0, 3, lambda j, h: torch.tanh(h @ LOWER) + u, x)
+        return written(x, i, y[:, i])
+
+    function, u = looped(body), randn(3, 6)
+    compiled = bold(ffc.compile(function, (u,)))
+    assert_same(compiled(u * 2), function(u * 2))
+
+
+def test_a_state_of_two_tensors_is_refused_by_name() -> None:
+    def sample(u: Tensor) -> Any:
+        def step(i: int, state: Any) -> Any:
+            x, h = state
+            return written(x, i, (x @ LOWER)[:, i] + u[:, i]), torch.tanh(h + x)
+
+        return ffc.fori_loop(0, 6, step, (torch.zeros_like(u), torch.zeros_like(u)))
+
+    with pytest.raises(ffc.CausalityError, match="state is 2 tensors"):
+        ffc.compile(sample, (randn(3, 6),), schedule="jacobi")
+    assert_same(ffc.compile(sample, (randn(3, 6),))(randn(3, 6, seed=1)), sample(randn(3, 6, seed=1)))
+
+
+def test_a_module_behind_a_cache_is_found_and_its_weights_are_live() -> None:
+    @lru_cache(maxsize=1)
+    def model() -> Made:
+        return Made(6)
+
+    def sample(u: Tensor) -> Tensor:
+        return affine(model(), 6)(u)
+
+    u = randn(3, 6)
+    compiled = bold(ffc.compile(sample, (u,), schedule="jacobi"))
+    with torch.no_grad():
+        model().fc.weight.mul_(2)
+        assert_same(compiled(u), sample(u))
+        model().mid.bias = torch.nn.Parameter(randn(24, seed=77))
+        assert_same(compiled(u), sample(u))
+
+
+# ---------------------------------------------------------------------------------- values that are baked silently
+
+
+def _tolist(u: Tensor) -> Tensor:
+    return looped(plain)(u * u.max().tolist())
+
+
+def _numpy(u: Tensor) -> Tensor:
+    return looped(plain)(u * float(u.numpy().max()))
+
+
+def _tensor_of_numbers(u: Tensor) -> Tensor:
+    return looped(plain)(u * torch.Tensor([[u.abs().max().tolist()]]))
+
+
+def _through_a_buffer(u: Tensor) -> Tensor:
+    buffer = torch.zeros(2)
+    buffer[0] = u.max()
+    return looped(plain)(u * buffer.sum().item())
+
+
+def _count_of_a_boolean_index(u: Tensor) -> Tensor:
+    return looped(plain)(u * u[u > 0].numel())
+
+
+def _count_of_nonzero(u: Tensor) -> Tensor:
+    return looped(plain)(u * torch.nonzero(u > 0).shape[0])
+
+
+def _count_of_unique(u: Tensor) -> Tensor:
+    return looped(plain)(u * len(torch.unique(u.round())))
+
+
+def _sorted_list(u: Tensor) -> Tensor:
+    return looped(plain)(u * sorted(u.flatten().tolist())[0])
+
+
+def _kept_by_the_body(u: Tensor) -> Tensor:
+    peaks: list[Tensor] = []
+
+    def body(i: int, x: Tensor, u: Tensor) -> Tensor:
+        peaks.append(u.amax())
+        return plain(i, x, u)
+
+    return looped(body)(u) + peaks[-1]
+
+
+def _numpy_in_the_body(u: Tensor) -> Tensor:
+    return looped(lambda i, x, u: written(x, i, (x @ LOWER)[:, i] + u[:, i] * float(u.numpy().max())))(u)
+
+
+BAKED = [
+    _tolist, _numpy, _tensor_of_numbers, _through_a_buffer, _count_of_a_boolean_index, _count_of_nonzero,
+    _count_of_unique, _sorted_list, _kept_by_the_body, _numpy_in_the_body, _branch_on_data, _torch_equal, _allclose,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", BAKED, ids=lambda f: f.__name__)
+def test_a_value_that_leaves_the_tensor_world_is_never_baked(function: Any) -> None:
+    """Each value here is the same for the same numbers in another order: shuffling does not show that it is baked."""
+    # FAILS today for most: the second run has shuffled inputs, on which maxima, counts and sums are the same
+    u = randn(3, 6)
+    try:
+        compiled = bold(ffc.compile(function, (u,), schedule="jacobi"))
+    except ffc.FFCompilerError:
+        compiled = bold(ffc.compile(function, (u,)))
+    for other in (u, u * 3 + 1, u.abs(), u - 2):
+        assert_same(compiled(other), function(other))
+
+
+def test_a_second_run_that_differs_is_run_as_it_is_under_auto() -> None:
+    """The replay catches what the recorder does not see; by itself that is a reason to run sequentially, no error."""
+
+    def sample(u: Tensor) -> Tensor:
+        return looped(plain)(u * torch.Tensor([[u[0, 0].tolist()]]))
+
+    u = randn(3, 6)
+    with pytest.raises(ffc.CaptureError):
+        ffc.compile(sample, (u,), schedule="jacobi")
+    compiled = ffc.compile(sample, (u,))  # FAILS today: CaptureError
+    assert_same(compiled(u + 1), sample(u + 1))
+
+
+def test_numpy_noise_is_refused_or_runs_as_it_is() -> None:
+    def sample(u: Tensor) -> Tensor:
+        return looped(plain)(u + torch.from_numpy(np.random.rand(3, 6).astype("float32")))
+
+    u = randn(3, 6)
+    with pytest.raises(ffc.CaptureError):
+        ffc.compile(sample, (u,), schedule="jacobi")
+    compiled = ffc.compile(sample, (u,))  # FAILS today: CaptureError
+    np.random.seed(0)
+    got = compiled(u)
+    np.random.seed(0)
+    assert_same(got, sample(u))
+
+
+def test_hidden_state_in_a_step_that_is_not_looked_at_closely_is_still_seen() -> None:
+    table = np.ones((3, 6), dtype=np.float32)
+    calls = [0]
+
+    def sample(u: Tensor) -> Tensor:
+        calls[0] += 1
+        table[:, 4] = calls[0]  # read by step 4 only
+        return looped(plain)(u * torch.from_numpy(table.copy()))
+
+    u = randn(3, 6)
+    compiled = bold(ffc.compile(sample, (u,)))
+    calls[0] = 10
+    got = compiled(u)
+    calls[0] = 10
+    assert_same(got, sample(u))
+
+
+# FAILS today: TypeError out of compile (capture/record.py, numpy has no bfloat16)
+def test_a_large_literal_of_a_dtype_that_numpy_does_not_have_is_no_trouble() -> None:
+    def sample(u: Tensor) -> Tensor:
+        scale = torch.tensor([float(i) for i in range(20)], dtype=torch.bfloat16)
+        return looped(plain)(u * scale[:6].float())
+
+    u = randn(3, 6)
+    compiled = bold(ffc.compile(sample, (u,)))
+    assert_same(compiled(u), sample(u))
+
+
+def test_literals_in_a_body_are_kept() -> None:
+    def body(i: int, x: Tensor, u: Tensor) -> Tensor:
+        shift = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+        return written(x, i, (torch.tanh(x @ LOWER) + shift + torch.tensor(2.0))[:, i] + u[:, i])
+
+    u = randn(3, 6)
+    compiled = bold(ffc.compile(looped(body), (u,), schedule="jacobi"))
+    assert_same(compiled(u * 2), looped(body)(u * 2))
+
+
+def test_order_held_in_a_tensor_runs_right() -> None:
+    order = torch.tensor([3, 1, 0, 5, 2, 4])
+
+    def body(i: int, x: Tensor, u: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, order[i]] = u[:, order[i]] + x.sum(1) * 0.1
+        return x
+
+    u = randn(3, 6)
+    compiled = bold(ffc.compile(looped(body), (u,)))
+    assert_same(compiled(u * 2), looped(body)(u * 2))
+    order.copy_(order.flip(0))
+    assert_same(compiled(u * 2), looped(body)(u * 2))
+
+
+def test_capture_leaves_no_trace() -> None:
+    model = Made(6)
+    kept = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.get_rng_state()
+    ffc.compile(affine(model, 6), (randn(3, 6),), schedule="jacobi")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not model._forward_pre_hooks and torch.is_grad_enabled()
+    for k, v in model.state_dict().items():
+        assert_same(v, kept[k])
