@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .live import Live
 from .plan import Bits, Candidate, Costs, Method, Plan, Schedule
+from .proof import Patterns
 from .runtime.equality import same_bits
 from .runtime.record import Ending, RunRecord
-from .runtime.runner import Execution, Patterns, Runner
+from .runtime.runner import Execution, Runner
 from .runtime.solve import Solve
 
 Progress = Callable[[str, int, int], None]
@@ -85,9 +86,7 @@ class _Trial:
             sweep = certify if system.tail.exact else self._sweep_seconds(runner, execution, False, reference_seconds)
         return Costs(reference_seconds / system.blocks, sweep, certify, once)
 
-    def _sweep_seconds(
-        self, runner: Runner, execution: Execution, exact: bool, reference_seconds: float
-    ) -> float:
+    def _sweep_seconds(self, runner: Runner, execution: Execution, exact: bool, reference_seconds: float) -> float:
         """The median of a few sweeps over the whole array; a sweep that raises or fails a premise ends the look."""
         solve = runner.solver(replace(execution, record=RunRecord("", 0)))
         assert runner.system is not None

@@ -18,12 +18,11 @@ from .errors import ArtifactError, CaptureError, SignatureError
 from .explain import Explanation, explain
 from .inspect import write_page
 from .live import Live
-from .passes.dependence import Proof, prove
-from .passes.partition import Refusal
 from .plan import Leaf, Method, Plan, Signature, ZeroPattern
+from .proof import Patterns, Proof, Prover, Refusal
 from .runtime.equality import Difference, compare
 from .runtime.record import Certificate, Ending, RunRecord, Sweep
-from .runtime.runner import Execution, Patterns, Runner, constants_of
+from .runtime.runner import Execution, Runner, constants_of
 from .trees import flatten, unflatten
 
 Observe = Callable[[Sweep], None]
@@ -58,6 +57,7 @@ class Compiled:
 
     plan: Plan
     patterns: Patterns
+    prove: Prover  # for when weights have changed
     live: Live | None = None
     stored: Mapping[str, Tensor] = field(default_factory=dict)
     function: Callable[..., Any] | None = None  # of a plan without a program: what could not be captured
@@ -127,8 +127,7 @@ class Compiled:
         runner = self._runner
         if runner is None or (self.plan.schedule.method is Method.SEQUENTIAL):
             return self._sequentially(args, kwargs, Ending.SEQUENTIAL, "")
-        weights = self.live.weights() if self.live is not None else self.stored
-        stale = self.live.stale(weights, self.device.type) if self.live is not None else None
+        weights, stale = (self.stored, None) if self.live is None else self.live.now(self.device.type)
         if stale is not None:
             return self._sequentially(args, kwargs, Ending.STALE, stale)
         if self.live is not None and not runner.worth_starting():
@@ -136,7 +135,7 @@ class Compiled:
         with torch.no_grad(), _no_autocast(self.device):
             execution = runner.begin(tensors, weights)
             if self._unproved is not None and self.plan.program is not None:
-                self._accept(prove(self.plan.program, execution.env), self._unproved)
+                self._accept(self.prove(self.plan.program, execution.env), self._unproved)
                 self._unproved, runner = None, self._runner or runner
             if runner.broken_patterns(execution):
                 renewed = self._prove_again(execution)
@@ -171,7 +170,7 @@ class Compiled:
         zeros = {p.value for p in self.plan.premises if isinstance(p, ZeroPattern)}
         self._unproved = None if zeros <= set(constants) else name
         if self._unproved is None:
-            self._accept(prove(self.plan.program, constants), name)
+            self._accept(self.prove(self.plan.program, constants), name)
 
     def _accept(self, proof: Proof | Refusal, name: str) -> None:
         """Take a proof as that of the loaded plan."""
@@ -187,7 +186,7 @@ class Compiled:
     def _prove_again(self, execution: Execution) -> Runner | Refusal:
         """The weights have changed where the proof needs zeros: prove with the new ones."""
         assert self.plan.program is not None
-        proof = prove(self.plan.program, execution.env)
+        proof = self.prove(self.plan.program, execution.env)
         if isinstance(proof, Refusal):
             return proof
         self.plan = replace(self.plan, premises=proof.premises)

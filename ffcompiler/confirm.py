@@ -9,22 +9,20 @@ from torch import Tensor
 
 from .capture import Captured, Checkpoint, Replay
 from .errors import CaptureError
-from .passes.dependence import Proof
-from .passes.partition import Refusal
+from .proof import Proof, Refusal
 from .runtime.equality import compare, same_bits
 from .runtime.premises import really_finite
 from .runtime.runner import Execution, Runner
 from .runtime.system import System
 
 
-def confirm(runner: Runner, captured: Captured) -> None:
+def confirm(runner: Runner, captured: Captured, weights: Mapping[str, Tensor]) -> None:
     """Prologue, a few steps and epilogue give the bits of the user's own code, on the example and on second inputs.
 
     Raises: `CaptureError` with the first place that differs.
     """
-    weights = {name: place.fetch() for name, place in captured.places.items()}
     with torch.no_grad():
-        for which, replay in zip(("the example inputs", "shuffled inputs"), captured.replays, strict=True):
+        for which, replay in zip(("the example inputs", "second inputs"), captured.replays, strict=True):
             _confirm_replay(runner, replay, weights, which)
 
 
@@ -57,14 +55,13 @@ def _same(got: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
             )
 
 
-def interference(runner: Runner, captured: Captured, proof: Proof) -> Refusal | None:
+def interference(runner: Runner, captured: Captured, proof: Proof, weights: Mapping[str, Tensor]) -> Refusal | None:
     """Whether, on this device, values round alike whatever stands at the positions that they do not depend on.
 
     The certificate rests on this (docs/exactness.md); a kernel for which it does not hold makes sweeps unsound here.
     """
     system = runner.system
     assert system is not None
-    weights = {name: place.fetch() for name, place in captured.places.items()}
     replay = captured.replays[0]
     with torch.no_grad():
         execution = runner.begin(replay.arguments, weights)

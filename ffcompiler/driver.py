@@ -18,9 +18,10 @@ from .confirm import confirm, interference
 from .errors import CaptureError, CausalityError, ScheduleError, UsageError
 from .live import Live
 from .passes.dependence import prove
-from .passes.partition import Refusal, partition
+from .passes.partition import partition
 from .plan import ArrayLoop, Bits, Candidate, Equality, Method, Plan, Schedule
-from .runtime.runner import Patterns, Runner
+from .proof import Patterns, Refusal
+from .runtime.runner import Runner
 from .schedules import candidates_for, parse_schedule
 from .trees import flatten
 from .verify import verify
@@ -63,14 +64,14 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
             raise
         return _uncaptured(function, equal, _device_of(example_args), str(error))
     if wanted is not None and wanted.method is Method.SEQUENTIAL:
-        return Compiled(verify(replace(plan, why="sequential execution was asked for by name")), patterns, live)
+        return Compiled(verify(replace(plan, why="sequential execution was asked for by name")), patterns, prove, live)
     if plan.refusal is None:
         schedules = candidates_for(_blocks(plan)) if wanted is None else (wanted,)
         calibration = calibrate(plan, patterns, live, example_args, kwargs, schedules, say)
         plan = _choose(plan, wanted, calibration)
     if plan.refusal is not None and wanted is not None:
         raise CausalityError(f"schedule {wanted} is not sound for this function\n{plan.refusal}")
-    return Compiled(verify(plan), patterns, live)
+    return Compiled(verify(plan), patterns, prove, live)
 
 
 def load(path: str | os.PathLike[str], device: str | None = None, sha256: str | None = None) -> Compiled:
@@ -82,14 +83,21 @@ def load(path: str | os.PathLike[str], device: str | None = None, sha256: str | 
     """
     plan, weights = read_artifact(path, sha256)
     where = _available(device or plan.device)
-    plan = replace(plan, device=where.type)
+    if where.type != plan.device:
+        plan = _moved(plan, where.type)
     weights = {name: t.to(where) for name, t in weights.items()}
     loop = plan.program.loop if plan.program else None
     if plan.refusal is not None or not isinstance(loop, ArrayLoop):
-        return Compiled(plan, {}, stored=weights)
-    compiled = Compiled(plan, {}, stored=weights)
+        return Compiled(plan, {}, prove, stored=weights)
+    compiled = Compiled(plan, {}, prove, stored=weights)
     compiled.prove_stored(os.fspath(path))
     return compiled
+
+
+def _moved(plan: Plan, device: str) -> Plan:
+    """The plan on another kind of device, where its costs and the check of its kernels' rounding do not hold."""
+    why = f"made on {plan.device} and loaded on {device}: compile on {device} to solve in parallel there"
+    return replace(plan, device=device, schedule=SEQUENTIAL, costs=None, candidates=(), why=why)
 
 
 def _available(device: str) -> torch.device:
@@ -109,7 +117,7 @@ def _blocks(plan: Plan) -> int:
 def _uncaptured(function: Callable[..., Any], equality: Equality, device: str, reason: str) -> Compiled:
     """What could not be captured runs as it is."""
     plan = Plan(None, SEQUENTIAL, equality, device, refusal=reason, why="the function could not be captured")
-    return Compiled(verify(plan), {}, function=function)
+    return Compiled(verify(plan), {}, prove, function=function)
 
 
 def _equality(equality: Equality | str) -> Equality:
@@ -125,20 +133,21 @@ def _sound_plan(captured: Captured, live: Live, equality: Equality) -> tuple[Pla
     arguments = captured.replays[0].arguments
     device = arguments[0].device if arguments else torch.device("cpu")
     base = Plan(captured.program, SEQUENTIAL, equality, device.type)
-    confirm(Runner(base, {}, device), captured)
+    weights = live.weights()
+    confirm(Runner(base, {}, device), captured, weights)
     program = partition(captured.program)
     if isinstance(program, Refusal):
         return replace(base, refusal=str(program)), {}
     plan = replace(base, program=program)
     with torch.no_grad():
-        execution = Runner(plan, {}, device).begin(arguments, live.weights())
+        execution = Runner(plan, {}, device).begin(arguments, weights)
     proof = prove(program, execution.env)
     if isinstance(proof, Refusal):
         return replace(plan, refusal=str(proof)), {}
     proved = replace(plan, premises=proof.premises)
     runner = Runner(proved, proof.patterns, device)
-    confirm(runner, captured)
-    leak = interference(runner, captured, proof)
+    confirm(runner, captured, weights)
+    leak = interference(runner, captured, proof, weights)
     if leak is not None:
         return replace(plan, refusal=str(leak)), {}
     return proved, proof.patterns

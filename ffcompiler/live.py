@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .capture import Captured
+from .capture import Captured, look
+from .capture.surroundings import View
 from .graph import TensorType
 from .loops import Resume, TimedSteps, drive_loops
-from .plan import WeightKind
+from .plan import Weight
 
 
 def modes() -> dict[str, str]:
@@ -25,15 +26,13 @@ def modes() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """A captured function; `stale` says what has changed since its capture."""
+    """A captured function; `now` says what has changed since its capture."""
 
     function: Callable[..., Any]
     captured: Captured
-    flags: Mapping[str, bool] = field(init=False)
     modes: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "flags", self.captured.surroundings.training_flags())
         object.__setattr__(self, "modes", modes())
 
     def reference(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -56,23 +55,35 @@ class Live:
 
     def weights(self) -> dict[str, Tensor]:
         """The weights as they are now: a parameter that was replaced is the new one."""
-        return {name: place.fetch().detach() for name, place in self.captured.places.items()}
+        return self.captured.weights(look(self.function))
 
-    def stale(self, weights: Mapping[str, Tensor], device: str) -> str | None:
-        """What has changed since the capture such that the graph is no longer the function's."""
-        changed = [
-            name for name, flag in self.captured.surroundings.training_flags().items() if self.flags.get(name) != flag
-        ]
-        if changed:
-            return f"training mode of {', '.join(changed[:3])} has changed"
-        for name, state in modes().items():
-            if self.modes[name] != state:
-                return f"{name} was {self.modes[name]} and is {state}"
-        for weight in self.captured.program.weights:
-            now = weights[weight.name]
-            kind = TensorType(str(now.dtype).removeprefix("torch."), tuple(now.shape), tuple(now.stride()))
-            if kind != weight.type:
-                return f"{weight.path} was {weight.type} and is {kind}"
-            if now.device.type != device and weight.kind is not WeightKind.CONSTANT:
-                return f"{weight.path} is on {now.device}; the plan is for {device}"
-        return None
+    def now(self, device: str) -> tuple[dict[str, Tensor], str | None]:
+        """The weights as they are now, and what has changed such that the graph is no longer the function's."""
+        view = look(self.function)
+        stale = view.changes(self.captured.others)
+        if stale is None:
+            stale = next(
+                (
+                    f"{what} was {self.modes[what]}, is {now}"
+                    for what, now in modes().items()
+                    if now != self.modes[what]
+                ),
+                None,
+            )
+        if stale is None:
+            stale = next(filter(None, (self._fault(w, view, device) for w in self.captured.program.weights)), None)
+        return ({} if stale is not None else self.captured.weights(view)), stale
+
+    def _fault(self, weight: Weight, view: View, device: str) -> str | None:
+        """Why a weight is no longer what the graph takes it for."""
+        paths = self.captured.places[weight.name].paths
+        if not paths:
+            return None
+        found = [view.tensors.get(path) for path in paths]
+        now = found[0]
+        if now is None or any(t is not now for t in found):
+            return f"{', '.join(paths)} {'were one tensor and are not' if len(paths) > 1 else 'is gone'}"
+        kind = TensorType(str(now.dtype).removeprefix("torch."), tuple(now.shape), tuple(now.stride()))
+        if kind != weight.type:
+            return f"{weight.path} was {weight.type} and is {kind}"
+        return f"{weight.path} is on {now.device}; the plan is for {device}" if now.device.type != device else None

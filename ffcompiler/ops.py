@@ -14,14 +14,14 @@ from enum import Enum
 class Numerics(Enum):
     MOVE = "move"  # copies elements unchanged
     EXACT = "exact"  # elementwise, and correctly rounded or a comparison: the same bits at any shape
-    POINTWISE = "pointwise"  # elementwise, but vector body and scalar tail may differ (rounding; the sign of a zero)
+    POINTWISE = "pointwise"  # elementwise, but vector body and scalar tail may differ (rounding, sign of zero)
     REDUCE = "reduce"  # combines elements; bits depend on shape, strides and threads
     CREATE = "create"  # makes a tensor from constants only
 
 
 class Failure(Enum):
     TOTAL = "total"  # every value of the right type is accepted
-    RAISES = "raises"  # bad values raise (on CUDA an index out of range kills the context: see KILLS_ON)
+    RAISES = "raises"  # bad values raise (on the devices in `Op.kills_on` they lose the device's context instead)
     KILLS = "kills"  # bad values can end the process
 
 
@@ -74,12 +74,13 @@ _TABLE = [
         softplus.default silu.default gelu.default elu.default leaky_relu.default logit.default
         pow.Tensor_Scalar pow.Scalar pow.Tensor_Tensor rsqrt.default reciprocal.default square.default mish.default
         hardsigmoid.default hardswish.default celu.default selu.default softshrink.default threshold.default
-        addcmul.default addcdiv.default lerp.Scalar lerp.Tensor remainder.Scalar remainder.Tensor fmod.Scalar
-        fmod.Tensor xlogy.Tensor logaddexp.default prelu.default _prelu_kernel.default""",
+        addcmul.default addcdiv.default lerp.Scalar lerp.Tensor xlogy.Tensor logaddexp.default
+        prelu.default _prelu_kernel.default""",
     ),
     *_ops(
         Numerics.POINTWISE,
-        "div.Tensor_mode div.Scalar_mode floor_divide.default",
+        """div.Tensor_mode div.Scalar_mode floor_divide.default remainder.Scalar remainder.Tensor fmod.Scalar
+        fmod.Tensor""",
         Failure.KILLS,
     ),
     *_ops(

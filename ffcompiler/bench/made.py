@@ -144,7 +144,7 @@ def fold_masks(model: MADE) -> nn.Module:
 
 def with_schedule(compiled: Compiled, schedule: Schedule) -> Compiled:
     """The same plan with another schedule, without compiling again."""
-    return Compiled(replace(compiled.plan, schedule=schedule), compiled.patterns, compiled.live)
+    return Compiled(replace(compiled.plan, schedule=schedule), compiled.patterns, compiled.prove, compiled.live)
 
 
 def sweeps_alone(compiled: Compiled, noise: Tensor, record: RunRecord) -> Callable[[], None]:

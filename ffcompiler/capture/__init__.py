@@ -5,5 +5,6 @@ since a tracer that silently bakes a value is the commonest way to be wrong.
 """
 
 from .capture import Captured, Checkpoint, Replay, capture, describe_arguments
+from .surroundings import look
 
-__all__ = ["Captured", "Checkpoint", "Replay", "capture", "describe_arguments"]
+__all__ = ["Captured", "Checkpoint", "Replay", "capture", "describe_arguments", "look"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from .freeze import Freezer
 from .functional import Functional, LiteralKey, Tables
 from .record import Carried, Outside, Recorder, Segment, Token, exact_number, tensor_type
 from .run import Run, empty_like_layout
-from .weights import Place, Surroundings
+from .surroundings import View, look
 
 REPEAT_ALL_BELOW = 10.0
 """Seconds: a reference faster than this is run whole a second time; of a slower one only a few steps are."""
@@ -50,12 +50,27 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a weight is found: under each of these paths, or, a literal in the code, nowhere but here."""
+
+    paths: tuple[str, ...]
+    literal: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Captured:
     program: Program
-    places: Mapping[str, Place]  # weight name -> where to fetch it
-    surroundings: Surroundings
+    places: Mapping[str, Place]  # by weight name
+    others: Mapping[str, Hashable]  # what else the function can reach, as it was
     replays: tuple[Replay, ...]
     in_place: bool  # the loop's body writes into the first state
+
+    def weights(self, view: View) -> dict[str, Tensor]:
+        """The weights as they are in ``view``. Raises `KeyError` with the path of one that is gone."""
+        return {
+            name: (view.tensors[place.paths[0]] if place.literal is None else place.literal).detach()
+            for name, place in self.places.items()
+        }
 
 
 def capture(
@@ -72,15 +87,14 @@ def capture(
     signature, tensors = describe_arguments(function, args, kwargs)
     with torch.no_grad(), drive_loops(FirstStep()):
         function(*args, **kwargs)
-    surroundings = Surroundings.of(function)
-    with surroundings.watch_calls():
-        run = Run(Recorder(tensors), progress=progress).record(function, args, kwargs)
+    view = look(function)
+    run = Run(Recorder(tensors), progress=progress).record(function, args, kwargs)
     keep = frozenset({0, 1, (run.hi - run.lo) // 2, run.hi - run.lo - 1})
     first = _replay(tensors, run)
     second = _second_run(function, (args, kwargs), run, keep)
-    builder = Builder(run, signature, tensors, surroundings)
+    builder = Builder(run, signature, tensors, view)
     program = builder.program()
-    return Captured(program, builder.places, surroundings, (first, second), run.in_place)
+    return Captured(program, builder.places, view.others, (first, second), run.in_place)
 
 
 def describe_arguments(
@@ -172,10 +186,11 @@ class Builder:
     run: Run
     signature: Signature
     arguments: list[Tensor]
-    surroundings: Surroundings
+    view: View
     tables: Tables = field(default_factory=Tables)
     weights: dict[Any, Weight] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
+    values: dict[Any, Tensor] = field(default_factory=dict)
     known: dict[Outside, tuple[str, Tensor]] = field(default_factory=dict)
 
     def program(self) -> Program:
@@ -236,22 +251,31 @@ class Builder:
             return self.known[key]
         if key not in self.weights:
             self._add_weight(key)
-        weight = self.weights[key]
-        return weight.name, self.places[weight.name].fetch()
+        return self.weights[key].name, self.values[key]
 
     def _add_weight(self, key: Token | LiteralKey) -> None:
         if isinstance(key, LiteralKey):
-            literal = torch.tensor(key.numbers, dtype=key.dtype).reshape(key.shape)
-            place = Place("a literal", WeightKind.CONSTANT, lambda: literal)
+            tensor = torch.tensor(key.numbers, dtype=key.dtype).reshape(key.shape)
+            place = Place((), tensor)
         else:
             assert isinstance(key, Outside)
             tensor = self.run.recorder.outside[key.handle]
-            place = self.surroundings.place(tensor)
-            if key.handle in self.run.recorder.literals:
-                place = Place("a literal", WeightKind.CONSTANT, lambda: tensor)
+            place = Place((), tensor) if key.handle in self.run.recorder.literals else self._place(tensor)
         name = f"w{len(self.weights)}"
-        self.weights[key] = Weight(name, place.kind, place.path, tensor_type(place.fetch()))
-        self.places[name] = place
+        kind = WeightKind.CONSTANT if place.literal is not None else WeightKind.PARAMETER
+        path = place.paths[0] if place.paths else "a literal"
+        self.weights[key] = Weight(name, kind, path, tensor_type(tensor))
+        self.places[name], self.values[key] = place, tensor
+
+    def _place(self, tensor: Tensor) -> Place:
+        paths = self.view.paths(tensor)
+        if not paths:
+            raise CaptureError(
+                f"the function uses a tensor ({tensor_type(tensor)}) that is neither an argument nor found through its "
+                "closure, globals or modules\n"
+                "  a later change of it would not be seen; pass it as an argument, or keep it in a module"
+            )
+        return Place(paths)
 
     def _shape(self, token: Token) -> tuple[int, ...]:
         if isinstance(token, Carried):

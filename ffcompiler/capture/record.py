@@ -238,7 +238,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             first = len(self.segment.numbers)
             self.segment.numbers.extend(t.reshape(-1).tolist())
             return Literal(t.dtype, tuple(t.shape), first)
-        digest = hashlib.sha256(f"{t.dtype}{tuple(t.shape)}".encode() + t.flatten().view(torch.uint8).numpy().tobytes()).digest()
+        digest = hashlib.sha256(
+            f"{t.dtype}{tuple(t.shape)}".encode() + t.flatten().view(torch.uint8).numpy().tobytes()
+        ).digest()
         if digest not in self._digests:
             self._digests[digest] = self._add_outside(t)
             self.literals.add(self._digests[digest].handle)
@@ -262,7 +264,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._made.get(id(t)) is t:
             raise CaptureError(
                 f"{user_line()} reads a tensor that an earlier step, or the loop's body, made and kept\n"
-                "  hand it on in the state that the body returns; what is kept on the side is not seen from step to step"
+                "  hand it on in the state that the body returns; what is kept on the side is not seen"
             )
         token = self._global[id(t)] = self._add_outside(t)
         self._tainted.add(_storage(t))

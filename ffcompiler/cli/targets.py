@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..capture.weights import Surroundings
+from ..capture import look
 from ..compiled import Compiled
 from ..driver import compile as compile_function
 from ..driver import load
@@ -158,8 +158,8 @@ def _moved(value: Any, device: str | None) -> Any:
 
 def _move_modules(function: Callable[..., Any], device: torch.device) -> None:
     """Move the modules that the function reaches, as its author would before sampling there."""
-    for _, get in Surroundings.of(function).modules:
-        get().to(device)
+    for module in look(function).modules():
+        module.to(device)
 
 
 def to_device(name: str) -> torch.device:

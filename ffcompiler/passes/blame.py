@@ -9,7 +9,8 @@ import numpy as np
 
 from ..graph import Node, Ref, Step
 from ..plan import ArrayLoop
-from .latest import Interpretation, Latest
+from ..proof import Latest
+from .latest import Interpretation
 from .rules import RULES
 
 Index = tuple[int, ...]

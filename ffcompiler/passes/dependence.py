@@ -7,31 +7,18 @@ after:   Proof(premises), or a `Refusal` that names the first step, operator and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-from ..graph import TensorType
+from ..graph import Node, TensorType
+from ..ops import OPS, Failure
 from ..plan import ArrayLoop, Premise, Program
+from ..proof import Latest, Proof, Refusal
 from .blame import at, trace
-from .latest import NEVER, Interpretation, Latest, zero_pattern
-from .partition import Refusal, outside_types
+from .latest import NEVER, Interpretation, zero_pattern
+from .partition import outside_types
 from .rules import RULES
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """The system is triangular while ``premises`` hold.
-
-    ``patterns``: for each value whose zeros the proof uses, where it was not zero. ``latest``: for each shared value
-    that the tail reads, the last step that each element can depend on.
-    """
-
-    premises: tuple[Premise, ...]
-    patterns: Mapping[str, npt.NDArray[np.bool_]]
-    latest: Mapping[str, Latest]
 
 
 def prove(program: Program, constants: Mapping[str, Tensor]) -> Proof | Refusal:
@@ -41,6 +28,7 @@ def prove(program: Program, constants: Mapping[str, Tensor]) -> Proof | Refusal:
     """
     loop = program.loop
     assert isinstance(loop, ArrayLoop)
+    device = next((t.device.type for t in constants.values()), "cpu")
     it = Interpretation({}, _types(program, loop), constants, RULES)
     for name in it.types:
         it.latest[name] = np.full((1,) * len(it.types[name].shape), NEVER, np.int32)
@@ -48,6 +36,8 @@ def prove(program: Program, constants: Mapping[str, Tensor]) -> Proof | Refusal:
     it.run(loop.invariant)
     it.run(loop.shared)
     shared = dict(it.latest)
+    if (deadly := _deadly(loop, it, device)) is not None:
+        return deadly
     it.use_zeros = False  # premises are checked on shared values only
     for k in range(loop.blocks):
         it.run(loop.tail, {t: row[k] for t, row in enumerate(loop.tables)})
@@ -59,6 +49,28 @@ def prove(program: Program, constants: Mapping[str, Tensor]) -> Proof | Refusal:
     own = {node.name for node in loop.shared.nodes}
     read = {v.name for v in loop.tail.inputs} & own
     return Proof(tuple(premises), patterns, {name: shared[name] for name in sorted(read)})
+
+
+def _deadly(loop: ArrayLoop, it: Interpretation, device: str) -> Refusal | None:
+    """An operator that bad values of an unconverged state could make end the process: not for speculation."""
+    carried = {loop.carry.name} | {name for name, latest in it.latest.items() if int(latest.max(initial=-1)) >= 0}
+    for node in (*loop.shared.nodes, *loop.tail.nodes):
+        reads = {ref.name for ref in node.refs()} & carried
+        if reads:
+            carried.add(node.name)
+        if reads and kills(node, device):
+            return Refusal(
+                f"{node.op} at {node.source} reads the loop's state; values that never occur in it, but may occur "
+                "in a sweep, can end the process there\n  move it out of the loop, or use floating-point division"
+            )
+    return None
+
+
+def kills(node: Node, device: str) -> bool:
+    """Integer division by an unlucky number, anywhere; an index out of range, where that loses the device."""
+    op = OPS[node.op]
+    integer = all(kind is None or "int" in kind.dtype for kind in node.types)
+    return (op.failure is Failure.KILLS and integer) or device in op.kills_on
 
 
 def written_at(loop: ArrayLoop) -> Latest:

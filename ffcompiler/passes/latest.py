@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..graph import Arg, Graph, Node, Ref, Step, TensorType
 from ..plan import Finite, ZeroPattern
+from ..proof import Latest
 
-Latest: TypeAlias = npt.NDArray[np.int32]
 NEVER = np.int32(-1)
 
 

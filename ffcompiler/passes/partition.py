@@ -7,26 +7,17 @@ after:   Program(loop=ArrayLoop(write, invariant, shared, tail)), or a `Refusal`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import networkx as nx
 
 from ..graph import Arg, Graph, Node, Ref, Step, TensorType, Value
 from ..plan import ArrayLoop, Axis, Loop, Program, Region
+from ..proof import Refusal
 from ..scopes import before_loop
 
 IDENTITIES = {"aten.clone.default", "aten.alias.default", "aten.detach.default"}
 Canon = tuple[object, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why no parallel schedule is sound, with the place in the user's code where there is one."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 def partition(program: Program) -> Program | Refusal:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..graph import Node, Ref
-from .latest import NEVER, Interpretation, Latest, Rule
+from ..proof import Latest
+from .latest import NEVER, Interpretation, Rule
 
 # ---------------------------------------------------------------------------------------------------- elementwise
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from ..proof import Patterns
 
 LARGEST_REDUCED = 3.38e38
 """Values up to this stay finite when a kernel rounds them to TF32 or bfloat16, whose range ends at 3.39e38."""
@@ -19,7 +19,7 @@ class Zeros:
     Patterns are looked at in every call: a version counter would miss a write through ``.data`` or through numpy.
     """
 
-    def __init__(self, patterns: Mapping[str, npt.NDArray[np.bool_]], device: torch.device) -> None:
+    def __init__(self, patterns: Patterns, device: torch.device) -> None:
         self._zero = {name: torch.from_numpy(~nonzero).to(device) for name, nonzero in patterns.items()}
         self._factors: dict[str, Tensor] = {}
 

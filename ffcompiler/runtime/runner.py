@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..graph import Graph, Ref
 from ..plan import ArrayLoop, Bits, Loop, Plan, Program, Tolerance
+from ..proof import Patterns
 from .graphs import GraphCall, graph_call, key_of
+from .magnitude import largest, unbounded
 from .premises import Zeros
-from .record import Certificate, RunRecord, Sweep
+from .record import Certificate, Ending, RunRecord, Sweep
 from .solve import Clock, Guard, Solution, Solve
 from .system import System, make_system
 
 Observe = Callable[[Sweep], None]
-Patterns = Mapping[str, npt.NDArray[np.bool_]]
 
 
 @dataclass(slots=True)
@@ -83,9 +82,28 @@ class Runner:
     def sweep(self, execution: Execution, observe: Observe | None = None) -> Solution:
         """Solve by sweeps as far as they go; sets `Execution.solution`."""
         solve = self.solver(execution, observe)
-        execution.solution = solve.run(execution.init[0])
-        execution.record.ending, execution.record.detail = execution.solution.ending, execution.solution.detail
-        return execution.solution
+        solution = solve.run(execution.init[0])
+        name = self._unbounded(execution, solution)
+        if name is not None:
+            why = f"{name} may not have been finite in some step of the reference, so nothing is certified"
+            solution = replace(solution, certified=0, ending=Ending.PREMISE, detail=why)
+        execution.solution = solution
+        record = execution.record
+        record.certified, record.ending, record.detail = solution.certified, solution.ending, solution.detail
+        return solution
+
+    def _unbounded(self, execution: Execution, solution: Solution) -> str | None:
+        """A zero-pattern operand that may be infinite on an array that the reference went through; None if none may.
+
+        In step k the reference evaluates the shared part on final blocks before k and the first state from k on.
+        """
+        system = self.system
+        assert system is not None
+        if not system.finite or solution.certified == 0:
+            return None
+        init = execution.init[0]
+        reached = system.reset_from(solution.state, init, solution.certified)
+        return unbounded(system.loop, max(largest(reached), largest(init)), execution.env, system.finite)
 
     def solver(self, execution: Execution, observe: Observe | None = None) -> Solve:
         """The solve loop of this execution, not yet started."""

@@ -114,7 +114,7 @@ def _shipped() -> MADE:
 
 def sample_mnist(noise: Tensor) -> Tensor:
     """`sample` with the shipped model, which is loaded at the first call. ``noise``: [B, 784]."""
-    return sample(_shipped(), noise)
+    return sample(_shipped().to(noise.device), noise)
 
 
 def example_inputs() -> tuple[Tensor]:
