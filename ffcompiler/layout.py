@@ -106,6 +106,8 @@ def _progression(table: Table) -> str | None:
         return None
     start, step = table[0], table[1] - table[0]
     stop = table[-1] + (1 if step > 0 else -1) * type(start)(1)
-    if step == 0 or list(map(repr, progression(start, stop, step))) != list(map(repr, table)):
+    if step == 0 or len(range(int(start), int(stop), int(step))) != len(table):
+        return None
+    if list(map(repr, progression(start, stop, step))) != list(map(repr, table)):
         return None
     return f"range({start!r}, {stop!r})" if step == 1 else f"range({start!r}, {stop!r}, {step!r})"

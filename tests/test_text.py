@@ -135,3 +135,7 @@ def fault_of(text: str) -> str:
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(InvalidPlanError, match="line 46: not the text of a plan"):
         parse(str(MADE).replace("aten.mm.default(x, s1)", f"aten.mm.default({'(' * 10**5}", 1))
+
+
+def test_a_table_that_begins_like_a_long_range_prints_as_it_is() -> None:
+    assert table_text((0, 1, 5, 2**52)) == "(0, 1, 5, 4503599627370496)"

@@ -117,6 +117,9 @@ def look(function: Callable[..., Any]) -> View:
     """What ``function`` can reach through closures, globals, defaults, ``self`` and whatever those hold."""
     view = View()
     view.look_at(function, "")
+    if inspect.isfunction(function) and _is_library(function):  # the user's function is looked into wherever it is from
+        for name, value in _in_function(function):
+            view.look_at(value, name)
     return view
 
 
@@ -129,8 +132,11 @@ def _function(value: Any) -> Iterator[tuple[str, Any]]:
         if value.cache_info().currsize == 1 and not inspect.signature(value).parameters:
             yield "()", value()
         value = inspect.unwrap(value)
-    if not inspect.isfunction(value) or _is_library(value):
-        return
+    if inspect.isfunction(value) and not _is_library(value):
+        yield from _in_function(value)
+
+
+def _in_function(value: Any) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
         yield name, _cell(cell)
     yield from _globals(value)
