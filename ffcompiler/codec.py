@@ -49,7 +49,7 @@ def decode(data: bytes, cls: type[T]) -> T:
     root = cls.__name__.lower()
     document = _load(data, root)
     value = _read(document, cls, root, 0)
-    if _text(document).encode("ascii") != data:
+    if encode(value) != data:
         _refuse(root, "is not written the way ffcompiler writes it (spacing, order or escapes)")
     return cast(T, value)
 

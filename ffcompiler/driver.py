@@ -28,6 +28,8 @@ from .verify import verify
 
 Progress = Callable[[str, int, int], None]
 SEQUENTIAL = Schedule(Method.SEQUENTIAL)
+NEAR = 1.05
+"""Candidates this close to the fastest are as good: the first of them is taken, so that noise does not decide."""
 
 
 def compile(  # noqa: A001 - the verb users expect: ffc.compile
@@ -163,7 +165,9 @@ def _choose(plan: Plan, wanted: Schedule | None, calibration: Calibration) -> Pl
         )
     if wanted is not None:
         return replace(plan, schedule=wanted, why="the schedule was asked for by name")
-    best = min(plan.candidates, key=lambda c: c.seconds)
+    fastest = min(plan.candidates, key=lambda c: c.seconds)
+    near = [c for c in calibration.candidates if c.seconds <= NEAR * fastest.seconds]
+    best = sequential if fastest is sequential else near[0]
     others = sorted(c.seconds for c in plan.candidates if c is not best)
     ratio = calibration.reference_seconds / best.seconds
     why = (

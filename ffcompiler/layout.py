@@ -75,7 +75,7 @@ def table_text(table: Table) -> str:
     """The shortest simple form: a progression, a tiling ``base * n``, a run ``each(base, n)``, or the tuple.
 
     >>> table_text(tuple(k // 4 for k in range(12))), table_text(tuple(k % 4 for k in range(12)))
-    ('each((0, 1, 2), 4)', '(0, 1, 2, 3) * 3')
+    ('each((0, 1, 2), 4)', 'range(0, 4) * 3')
     """
     words = tuple(map(repr, table))  # compared as text, which keeps 0, 0.0 and -0.0 apart
     size = len(words)

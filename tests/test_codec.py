@@ -148,7 +148,7 @@ def test_deep_nesting_is_refused(depth: int) -> None:
         ("MAX_BYTES", len(TEXT), "bytes; this build reads at most"),
         ("MAX_VALUES", sum(map(TEXT.count, ",[{")), "values"),
         ("MAX_STRING", len("aten.add.Tensor"), "is a string of 15 characters"),
-        ("MAX_DEPTH", 4, "nested more than"),
+        ("MAX_DEPTH", 5, "nested more than"),
     ],
 )
 def test_limits_hold_exactly(limit: str, at: int, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
