@@ -173,8 +173,8 @@ def _choose(plan: Plan, wanted: Schedule | None, calibration: Calibration) -> Pl
     why = (
         "no parallel schedule was faster than the reference on the example inputs"
         if best is sequential
-        else f"fastest on the example inputs: {best.seconds:.4g} s, {ratio:.1f}x the reference's speed; "
-        f"the next candidate needs {others[0]:.4g} s"
+        else f"{best.seconds:.4g} s on the example inputs, {ratio:.1f}x the reference's speed; "
+        f"the fastest other candidate needs {others[0]:.4g} s"
     )
     return replace(plan, schedule=best.schedule, why=why)
 

@@ -172,7 +172,7 @@ def test_a_dataclass_that_the_field_does_not_allow_is_not_written() -> None:
     stranger: Any = Stranger("x")
     with pytest.raises(InvalidPlanError, match="cannot be saved"):
         encode(node_of(stranger))
-    with pytest.raises(InvalidPlanError, match="plan.schedule is"):
+    with pytest.raises(InvalidPlanError, match=r"plan\.schedule is"):
         encode(replace(MADE, schedule=stranger))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..proof import Patterns
+from .equality import bits
 
 LARGEST_REDUCED = 3.38e38
 """Values up to this stay finite when a kernel rounds them to TF32 or bfloat16, whose range ends at 3.39e38."""
@@ -21,7 +22,7 @@ class Zeros:
 
     def __init__(self, patterns: Patterns, device: torch.device) -> None:
         self._zero = {name: torch.from_numpy(~nonzero).to(device) for name, nonzero in patterns.items()}
-        self._factors: dict[str, Tensor] = {}
+        self._magnitudes: dict[str, Tensor] = {}  # masks over the bits of each value, made at first use
 
     def broken(self, values: Mapping[str, Tensor]) -> list[str]:
         """Names of the values that are not zero somewhere where the proof needs it."""
@@ -30,11 +31,14 @@ class Zeros:
     def _holds(self, name: str, value: Tensor, zero: Tensor) -> bool:
         if value.shape != zero.shape:
             return False
-        factor = self._factors.get(name)
-        if factor is None or factor.stride() != value.stride() or factor.dtype != value.dtype:
-            factor = self._factors[name] = torch.empty_like(value).copy_(zero)
-        total = (value * factor).abs().sum()  # cheap; NaN or Inf outside the zeros calls for the exact look
-        return bool(total == 0) or not bool((value[zero] != 0).any())
+        if not value.dtype.is_floating_point:
+            return not bool((value[zero] != 0).any())
+        raw = bits(value)
+        magnitude = self._magnitudes.get(name)
+        if magnitude is None or magnitude.stride() != raw.stride() or magnitude.dtype != raw.dtype:
+            largest = torch.iinfo(raw.dtype).max  # every bit but the sign's, so that -0 is zero
+            magnitude = self._magnitudes[name] = torch.empty_like(raw).copy_(zero).mul_(largest)
+        return raw.numel() == 0 or int((raw & magnitude).amax()) == 0
 
 
 def totals(values: Iterable[Tensor]) -> list[Tensor]:

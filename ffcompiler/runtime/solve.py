@@ -143,7 +143,7 @@ class Solve:
             case Tolerance(rtol=rtol, atol=atol):
                 gap = (new - old).abs()
                 within = gap <= atol + rtol * new.abs()  # NaN is not within anything
-                unchanged, numbers = _leading_true(per_block(within).all(1), extra)
+                unchanged, numbers = _leading_false(~per_block(within).all(1), extra)
                 return unchanged, per_block(gap).amax(1), numbers
 
     def _window(self, exact: bool) -> tuple[int, int]:
@@ -173,18 +173,21 @@ LOOK = 64
 
 def leading_equal(old: Tensor, new: Tensor, extra: list[Tensor]) -> tuple[int, list[float]]:
     """The number of leading entries with the same bits, and the numbers in ``extra``."""
-    start, count = 0, old.shape[0]
-    width = LOOK if old.device.type == "cpu" else count
-    numbers: list[float] = []
+    if old.device.type != "cpu":  # one look, one transfer
+        return _leading_false(_changed(old, new), extra)
+    start, count, width = 0, old.shape[0], LOOK
+    numbers = fetch(extra)
     while start < count:
         end = min(start + width, count)
-        same = per_block(bits(old[start:end]) == bits(new[start:end])).all(1)
-        found, got = _leading_true(same, extra if start == 0 else [])
-        numbers = numbers or got
+        found, _ = _leading_false(_changed(old[start:end], new[start:end]), [])
         if found < end - start:
             return start + found, numbers
         start, width = end, 2 * width
     return count, numbers
+
+
+def _changed(old: Tensor, new: Tensor) -> Tensor:
+    return per_block(bits(old) != bits(new)).any(1)
 
 
 def per_block(t: Tensor) -> Tensor:
@@ -192,15 +195,17 @@ def per_block(t: Tensor) -> Tensor:
     return t.reshape(t.shape[0], -1)
 
 
-def _leading_true(flags: Tensor, extra: list[Tensor]) -> tuple[int, list[float]]:
-    """The number of leading True entries, and the numbers in ``extra``, in one transfer."""
-    wrong = ~flags
-    first, any_wrong, *numbers = fetch([wrong.view(torch.uint8).argmax(), wrong.any(), *extra])
-    return (int(first) if any_wrong else flags.numel()), numbers
+def _leading_false(flags: Tensor, extra: list[Tensor]) -> tuple[int, list[float]]:
+    """The number of leading False entries, and the numbers in ``extra``; in one transfer if the device is not the CPU."""
+    if flags.device.type == "cpu":
+        places = flags.nonzero()
+        return (int(places[0, 0]) if len(places) else flags.numel()), fetch(extra)
+    first, any_true, *numbers = fetch([flags.view(torch.uint8).argmax(), flags.any(), *extra])
+    return (int(first) if any_true else flags.numel()), numbers
 
 
 def fetch(scalars: list[Tensor]) -> list[float]:
     """The numbers in some one-element tensors, in one transfer from the device."""
-    if scalars[0].device.type == "cpu":
+    if not scalars or scalars[0].device.type == "cpu":
         return [scalar.item() for scalar in scalars]
     return torch.stack([scalar.double() for scalar in scalars]).tolist()
