@@ -196,7 +196,7 @@ def per_block(t: Tensor) -> Tensor:
 
 
 def _leading_false(flags: Tensor, extra: list[Tensor]) -> tuple[int, list[float]]:
-    """The number of leading False entries, and the numbers in ``extra``; in one transfer if the device is not the CPU."""
+    """The number of leading False entries, and the numbers in ``extra``; off the CPU in one transfer."""
     if flags.device.type == "cpu":
         places = flags.nonzero()
         return (int(places[0, 0]) if len(places) else flags.numel()), fetch(extra)
