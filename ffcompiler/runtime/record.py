@@ -51,7 +51,8 @@ class Certificate:
     def __str__(self) -> str:
         parts = []
         if self.certified_blocks:
-            parts.append(f"{self.certified_blocks} blocks by {self.certifying_sweeps} certifying sweeps")
+            plural = "" if self.certifying_sweeps == 1 else "s"
+            parts.append(f"{self.certified_blocks} blocks by {self.certifying_sweeps} certifying sweep{plural}")
         if self.sequential_blocks:
             parts.append(f"{self.sequential_blocks} blocks by the reference's own steps")
         text = f"{self.equality}: {' and '.join(parts)} ({self.method})"
