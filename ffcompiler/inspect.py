@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from .dot import dot
 from .explain import explain
 from .files import replace_file
 from .pictures import Fronts, front_svg
@@ -19,8 +20,9 @@ LEAST_SQUARE = 64  # blocks; fewer are drawn as a strip
 
 
 def write_page(plan: Plan, path: str | os.PathLike[str], record: RunRecord | None, force: bool) -> None:
-    """Write the page; an existing file is kept unless ``force``. Raises: `UsageError`."""
-    replace_file(path, page(plan, record).encode(), force)
+    """Write the page, or DOT text to a name in ``.dot``; an existing file is kept unless ``force``."""
+    text = dot(plan) if os.fspath(path).endswith(".dot") else page(plan, record)
+    replace_file(path, text.encode(), force)
 
 
 def page(plan: Plan, record: RunRecord | None = None) -> str:

@@ -78,7 +78,9 @@ def _explain(commands: Commands) -> None:
 def _inspect(commands: Commands) -> None:
     parser = _add(commands, "inspect", "plans", "print the plan, or write it as a page with pictures")
     _target(parser)
-    parser.add_argument("-o", "--output", metavar="PAGE.html", help="write a page instead of printing text")
+    parser.add_argument(
+        "-o", "--output", metavar="PAGE.html", help="write a page (or, to a name in .dot, a graph) in place of text"
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 
