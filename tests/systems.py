@@ -211,7 +211,6 @@ def select_scatter() -> Any:
     return sample, (randn(4, 8),)
 
 
-# FAILS today wherever it is used: ValueError in capture/freeze.py
 @system(8)
 def index_copy() -> Any:
     model = Made(8)
@@ -506,7 +505,6 @@ def logistic_map() -> Any:
     return sample, (first,)
 
 
-# FAILS today wherever it is used: sweeps raise, and infinite costs make an invalid plan
 @system(9)
 def no_batch_axis() -> Any:
     """A vector: what a step writes is a scalar."""

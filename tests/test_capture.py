@@ -197,7 +197,7 @@ def test_keywords_may_come_in_any_order() -> None:
 
     a, b = randn(3, 6), randn(3, 6, seed=1)
     compiled = ffc.compile(sample, (), {"a": a, "b": b})
-    assert_same(compiled(b=b, a=a), sample(a, b))  # FAILS today: the order is part of the tree
+    assert_same(compiled(b=b, a=a), sample(a, b))
 
 
 def test_nested_loops_run_as_the_author_wrote_them() -> None:
@@ -300,7 +300,6 @@ BAKED = [
 @pytest.mark.parametrize("function", BAKED, ids=lambda f: f.__name__)
 def test_a_value_that_leaves_the_tensor_world_is_never_baked(function: Any) -> None:
     """Each value here is the same for the same numbers in another order: shuffling does not show that it is baked."""
-    # FAILS today for most: the second run has shuffled inputs, on which maxima, counts and sums are the same
     u = randn(3, 6)
     try:
         compiled = bold(ffc.compile(function, (u,), schedule="jacobi"))
@@ -319,7 +318,7 @@ def test_a_second_run_that_differs_is_run_as_it_is_under_auto() -> None:
     u = randn(3, 6)
     with pytest.raises(ffc.CaptureError):
         ffc.compile(sample, (u,), schedule="jacobi")
-    compiled = ffc.compile(sample, (u,))  # FAILS today: CaptureError
+    compiled = ffc.compile(sample, (u,))
     assert_same(compiled(u + 1), sample(u + 1))
 
 
@@ -330,7 +329,7 @@ def test_numpy_noise_is_refused_or_runs_as_it_is() -> None:
     u = randn(3, 6)
     with pytest.raises(ffc.CaptureError):
         ffc.compile(sample, (u,), schedule="jacobi")
-    compiled = ffc.compile(sample, (u,))  # FAILS today: CaptureError
+    compiled = ffc.compile(sample, (u,))
     np.random.seed(0)
     got = compiled(u)
     np.random.seed(0)
@@ -354,7 +353,6 @@ def test_hidden_state_in_a_step_that_is_not_looked_at_closely_is_still_seen() ->
     assert_same(got, sample(u))
 
 
-# FAILS today: TypeError out of compile (capture/record.py, numpy has no bfloat16)
 def test_a_large_literal_of_a_dtype_that_numpy_does_not_have_is_no_trouble() -> None:
     def sample(u: Tensor) -> Tensor:
         scale = torch.tensor([float(i) for i in range(20)], dtype=torch.bfloat16)

@@ -102,7 +102,6 @@ def test_a_random_order_looped_in_the_wrong_direction_is_refused() -> None:
     assert_refused(sample, randn(3, 6))
 
 
-# FAILS today: ValueError out of compile (capture/freeze.py, an expansion that does nothing)
 def test_attention_whose_first_row_is_uniformly_masked_is_refused() -> None:
     n, width = 6, 4
     q, k, v = (randn(1, width, seed=s) for s in range(3))
@@ -272,7 +271,7 @@ def test_example_inputs_on_which_the_reference_itself_overflows_are_no_proof_of_
     compiled = compiled_for(sample, wild)
     assert_same(compiled(wild), eager(sample, wild))
     assert_same(compiled(tame), eager(sample, tame))
-    assert "rounding depends" not in (compiled.plan.refusal or "")  # FAILS today: compared on a state with Inf
+    assert "rounding depends" not in (compiled.plan.refusal or "")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -0.0, 1e38, 1e-44])
@@ -374,7 +373,6 @@ def test_extrema_of_signed_zeros_have_the_reference_bits(op: Any) -> None:
         return ffc.fori_loop(0, 41, step, torch.ones_like(a))
 
     zeros = torch.where(torch.arange(3 * 41).reshape(3, 41) % 2 == 0, 0.0, -0.0)
-    # FAILS today: lifted, the op runs in its vector body, whose choice between +0 and -0 is not the scalar one's
     assert_sound(sample, (randn(3, 41), randn(3, 41, seed=1)), (zeros, -zeros), (-zeros, zeros))
 
 
@@ -463,7 +461,6 @@ def test_the_step_number_may_stand_in_any_operator_of_the_tail(tail: Any) -> Non
     assert_sound(chain(tail, 9), (randn(3, 9),), (randn(3, 9, seed=2),))
 
 
-# FAILS today: IndexError out of compile (runtime/positions.py)
 def test_slices_that_begin_before_the_array_are_clamped_as_torch_does() -> None:
     def sample(u: Tensor) -> Tensor:
         def step(i: int, x: Tensor) -> Tensor:
@@ -516,7 +513,6 @@ def test_an_empty_batch_is_no_trouble() -> None:
     assert_sound(function, (torch.zeros(0, 6),))
 
 
-# FAILS today: the two literals share one weight, and auto raises CaptureError
 def test_constants_that_differ_only_in_the_sign_of_zero_are_kept_apart() -> None:
     def sample(u: Tensor) -> Tensor:
         def step(i: int, x: Tensor) -> Tensor:
@@ -530,7 +526,6 @@ def test_constants_that_differ_only_in_the_sign_of_zero_are_kept_apart() -> None
     assert_sound(sample, (randn(3, 6),), (-randn(3, 6).abs(),))
 
 
-# FAILS today: 0.0 == -0.0 makes the column a constant, and nothing notices
 def test_a_step_number_that_is_zero_of_another_sign_is_kept_apart() -> None:
     function = chain(lambda v, i: v.abs() * (-0.0 if i == 5 else 0.0), 12, fill=1.0)
     assert_sound(function, (randn(3, 12),))
@@ -556,11 +551,9 @@ def test_an_in_place_body_whose_result_is_read_through_the_first_state_survives_
 
     broken = randn(3, 8)
     broken[:, 4] = float("inf")
-    # FAILS today: the handover runs the rest on another tensor than the one that is returned
     assert_sound(sample, (randn(3, 8),), (randn(3, 8, seed=1),), (broken,))
 
 
-# FAILS today: CaptureError under auto; the state's copy has other strides than the state
 def test_a_state_that_is_a_window_of_a_larger_array_keeps_its_layout() -> None:
     def sample(u: Tensor) -> Tensor:
         buffer = torch.zeros(u.shape[0], u.shape[1] + 3)
@@ -574,7 +567,7 @@ def test_a_state_that_is_a_window_of_a_larger_array_keeps_its_layout() -> None:
 
     compiled = assert_sound(sample, (randn(7, 5),), (randn(7, 5, seed=2),))
     if compiled.plan.system is not None and compiled.plan.refusal is None:
-        assert compiled.plan.system.carry.type.stride == (8, 1)  # FAILS today: S runs on other strides
+        assert compiled.plan.system.carry.type.stride == (8, 1)
 
 
 def test_arguments_and_weights_are_never_written() -> None:
@@ -810,7 +803,7 @@ def test_weights_that_were_tied_and_are_no_longer_are_seen() -> None:
     function, u = looped(lambda i, x, u: x.select_scatter(net(x)[:, i] + u[:, i], 1, i)), randn(3, 6)
     compiled = compiled_for(function, u)
     net.b.weight = nn.Parameter(randn(6, 6, seed=8))
-    assert_same(compiled(u), eager(function, u))  # FAILS today: both are fetched from the first path
+    assert_same(compiled(u), eager(function, u))
 
 
 def test_a_model_in_an_object_that_is_replaced_later_is_seen() -> None:
@@ -824,7 +817,7 @@ def test_a_model_in_an_object_that_is_replaced_later_is_seen() -> None:
     sampler, noise = Sampler(), randn(3, 8)
     compiled = compiled_for(sampler.sample, noise)
     sampler.net = Made(8, seed=4)
-    assert_same(compiled(noise), eager(sampler.sample, noise))  # FAILS today: the old module is kept
+    assert_same(compiled(noise), eager(sampler.sample, noise))
 
 
 def test_a_tensor_in_a_list_of_a_module_that_is_replaced_later_is_seen() -> None:
@@ -840,7 +833,7 @@ def test_a_tensor_in_a_list_of_a_module_that_is_replaced_later_is_seen() -> None
     function, u = looped(lambda i, x, u: x.select_scatter(net(x)[:, i].tanh() + u[:, i], 1, i)), randn(3, 6)
     compiled = compiled_for(function, u)
     net.parts[0] = randn(6, 6, seed=8)
-    assert_same(compiled(u), eager(function, u))  # FAILS today: the old tensor "without a name" is kept
+    assert_same(compiled(u), eager(function, u))
 
 
 @pytest.mark.parametrize("where", ["closure", "module", "global"])
@@ -866,7 +859,7 @@ def test_a_number_that_the_function_reads_from_outside_and_that_changes_is_seen(
     noise = randn(3, 8)
     compiled = compiled_for(sample, noise)
     box["temperature"] = model.temperature = TEMPERATURE = 0.5  # type: ignore[assignment]
-    assert_same(compiled(noise), eager(sample, noise))  # FAILS today: 1.0 was baked, and nothing watches it
+    assert_same(compiled(noise), eager(sample, noise))
 
 
 TEMPERATURE = 1.0
@@ -914,7 +907,7 @@ def test_numpy_arrays_that_change_are_seen() -> None:
     table[:] = 2.0
     assert_same(compiled(u), eager(sample, u))
     table = np.full(6, 3.0, dtype=np.float32)
-    assert_same(compiled(u), eager(sample, u))  # FAILS today: the first array is kept
+    assert_same(compiled(u), eager(sample, u))
 
 
 def test_a_hook_that_is_added_later_is_seen() -> None:
@@ -922,7 +915,7 @@ def test_a_hook_that_is_added_later_is_seen() -> None:
     function, noise = affine(model, 8), randn(3, 8)
     compiled = compiled_for(function, noise)
     model.out.register_forward_hook(lambda module, given, out: out * 2)
-    assert_same(compiled(noise), eager(function, noise))  # FAILS today: hooks are not watched
+    assert_same(compiled(noise), eager(function, noise))
 
 
 def test_augmented_assignment_to_the_position_is_ordinary_in_place_slicing() -> None:
@@ -936,7 +929,7 @@ def test_augmented_assignment_to_the_position_is_ordinary_in_place_slicing() -> 
         return ffc.fori_loop(0, 6, step, noise.clone())
 
     compiled = assert_sound(sample, (randn(3, 6),), (randn(3, 6, seed=1),))
-    assert compiled.plan.refusal is None  # FAILS today: refused by condition 1
+    assert compiled.plan.refusal is None
 
 
 def test_no_warning_is_given_on_the_way() -> None:

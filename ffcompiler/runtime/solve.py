@@ -102,6 +102,8 @@ class Solve:
                 exact = True
             try:
                 held = self.sweep(state, exact)
+            except AssertionError:  # our own logic, not the user's operators
+                raise
             except Exception as error:  # the user's operators on states that never occur: not converged
                 return self._end(state, Ending.RAISED, f"{type(error).__name__}: {error}")
             if not held:
