@@ -21,9 +21,9 @@ from .runtime.solve import Solve
 
 Progress = Callable[[str, int, int], None]
 QUICK = 1.0
-"""Seconds: what is faster than this is measured twice, and the better time counts."""
-SAMPLE_SECONDS = 5.0
-"""Of a reference that takes long, this much is run and the rest extrapolated."""
+"""Seconds: a reference faster than this is timed whole; of a slower one this much is run, and the rest extrapolated."""
+SLOW = 10.0
+"""Seconds: candidates for a reference faster than this are run twice, and the better time counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,7 @@ def calibrate(
     """Costs on this machine now, and the candidates with their measured seconds and sweeps."""
     device = torch.device(plan.device)
     trial = _Trial(plan, patterns, live, device)
-    if live.captured.replays[0].complete:
-        reference_seconds = _best(lambda: live.reference(args, kwargs), device)
-    else:
-        reference_seconds = live.estimated_seconds(args, kwargs, SAMPLE_SECONDS)
+    reference_seconds = _reference_seconds(live, args, kwargs, device)
     costs = trial.costs(reference_seconds)
     tried = []
     for position, schedule in enumerate(schedules):
@@ -98,12 +95,12 @@ class _Trial:
             return 2 * reference_seconds
 
     def run(self, schedule: Schedule, costs: Costs, reference_seconds: float) -> tuple[Candidate, bool]:
-        """One candidate once through (twice if quick), and whether its bits are the reference's."""
+        """One candidate through to the end, and whether its bits are the reference's."""
         runner = Runner(replace(self.plan, schedule=schedule, costs=costs), self.patterns, self.device)
         best: tuple[float, RunRecord] | None = None
         known = self.live.captured.replays[0]
         ok = True
-        for _ in range(3 if reference_seconds < QUICK else 1):
+        for _ in range(2 if reference_seconds < SLOW else 1):
             seconds, record, results = self._once(runner)
             if record.ending is Ending.SWEEPS and isinstance(self.plan.equality, Bits) and known.complete:
                 expected = known.results
@@ -149,10 +146,18 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def _reference_seconds(live: Live, args: tuple[Any, ...], kwargs: Mapping[str, Any], device: torch.device) -> float:
+    """The best of a few times, as for the candidates; of a slow reference each extrapolated from its first steps."""
+    first = live.estimated_seconds(args, kwargs, QUICK)
+    if first < QUICK:
+        return _best(lambda: live.reference(args, kwargs), device)
+    return min(first, *(live.estimated_seconds(args, kwargs, QUICK) for _ in range(2)))
+
+
 def _best(call: Callable[[], Any], device: torch.device) -> float:
-    """The better of two times, or the only one of a slow call."""
+    """The better of two times."""
     times: list[float] = []
-    while not times or (len(times) < 2 and times[0] < QUICK):
+    while len(times) < 2:
         started = _now(device)
         call()
         times.append(_now(device) - started)

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from .trees import flatten, unflatten
@@ -95,6 +96,8 @@ class TimedSteps:
             done += 1
             if time.perf_counter() - started > self.seconds:
                 break
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
         self.whole = (time.perf_counter() - started) * (hi - lo) / max(done, 1)
         return state
 
