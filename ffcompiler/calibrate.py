@@ -1,4 +1,4 @@
-"""Measure, on the example inputs: the reference, one sweep, and each candidate schedule once through."""
+"""Measure, on the example inputs: the reference, one sweep, and each candidate schedule to its end."""
 
 from __future__ import annotations
 
