@@ -1,0 +1,13 @@
+"""How each operator passes dependence on: the table `RULES`; the rules stand in the modules beside this one.
+
+A rule gives, for every element of the result, the largest ``latest`` of the input elements that it can depend on, bits
+of zeros and NaN included. Too large is sound and costs speed; too small is wrong. `docs/ops.md` shows how to add one.
+"""
+
+from __future__ import annotations
+
+from ..latest import Rule
+from . import elementwise, moves, products, reductions
+
+RULES: dict[str, Rule] = {**elementwise.TABLE, **products.TABLE, **moves.TABLE, **reductions.TABLE}
+"""By the operator's full name."""
