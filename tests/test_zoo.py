@@ -115,6 +115,29 @@ def test_shipped_samples_are_ink_on_a_dark_ground() -> None:
     assert images[:, 8:20, 8:20].mean() > 0.15, "the middle has ink"
 
 
+@torch.no_grad()
+def test_a_random_made_is_coupled_as_a_trained_one_is() -> None:
+    """With PyTorch's initial weights two or three sweeps would do, and prove nothing."""
+    model, noise = made.random_made(300, seed=0), made.logistic_noise(4, seed=0, dims=300)
+    x, sweeps = torch.zeros_like(noise), 0
+    while sweeps < 300:
+        mean, log_scale = model(x)
+        before, x, sweeps = x, mean + log_scale.exp() * noise, sweeps + 1
+        if torch.equal(before, x):
+            break
+    assert 10 < sweeps < 100 and x.isfinite().all()
+
+
+def test_a_random_made_depends_on_its_seed_alone_and_leaves_the_random_state() -> None:
+    state = torch.get_rng_state()
+    first = made.random_made(12, seed=1, hidden=TINY).layer2.weight
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(99)
+    assert torch.equal(first, made.random_made(12, seed=1, hidden=TINY).layer2.weight)
+    assert torch.equal(2 * first, made.random_made(12, seed=1, gain=4.0, hidden=TINY).layer2.weight)
+    assert not torch.equal(first, made.random_made(12, seed=2, hidden=TINY).layer2.weight)
+
+
 # Data
 
 

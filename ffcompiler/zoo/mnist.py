@@ -16,6 +16,7 @@ IMAGES = "t10k-images-idx3-ubyte"
 SIDE = 28
 PIXELS = SIDE * SIDE
 LAMBDA = 1e-6
+LEVELS = 16
 _UNSIGNED_BYTE = 0x08
 
 
@@ -81,3 +82,13 @@ def to_pixels(x: Tensor) -> Tensor:
     """Images, uint8 [B, 28, 28], of logits ``x`` [B, 784]: the inverse of `to_logits`."""
     p = (torch.sigmoid(x) - LAMBDA) / (1 - 2 * LAMBDA)
     return (p * 256).floor().clamp(0, 255).to(torch.uint8).reshape(-1, SIDE, SIDE)
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """Images, float32 [N, 1, 28, 28], of uint8 ``images`` [N, 28, 28]: 16 grey levels, scaled to 0 .. 1."""
+    return ((images // (256 // LEVELS)).float() / (LEVELS - 1))[:, None]
+
+
+def to_grey(x: Tensor) -> Tensor:
+    """Images, uint8 [B, 28, 28], of ``x`` [B, 1, 28, 28] with levels scaled to 0 .. 1; black is 0, white is 255."""
+    return (x[:, 0] * 255).round().to(torch.uint8)
