@@ -52,6 +52,11 @@ class Ref:
     name: str
     output: int | None = None
 
+    @property
+    def key(self) -> str:
+        """Its name in an environment, where each result of a node that has several stands by itself: ``b3.0``."""
+        return self.name if self.output is None else f"{self.name}.{self.output}"
+
     def __str__(self) -> str:
         return self.name if self.output is None else f"{self.name}[{self.output}]"
 

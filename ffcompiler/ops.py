@@ -45,12 +45,15 @@ _TABLE = [
         expand.default permute.default transpose.int t.default slice.Tensor select.int narrow.default unfold.default
         diagonal.default select_scatter.default slice_scatter.default cat.default stack.default
         constant_pad_nd.default repeat.default flip.default roll.default
-        tril.default triu.default movedim.int unsafe_split.Tensor""",
+        tril.default triu.default movedim.int unsafe_split.Tensor diag_embed.default diagonal_scatter.default
+        pixel_shuffle.default pixel_unshuffle.default channel_shuffle.default rot90.default im2col.default
+        reflection_pad1d.default reflection_pad2d.default reflection_pad3d.default replication_pad1d.default
+        replication_pad2d.default replication_pad3d.default""",
     ),
     *_ops(
         Numerics.MOVE,
         """index_select.default gather.default index.Tensor index_put.default index_copy.default scatter.src
-        scatter.value embedding.default""",
+        scatter.value embedding.default take.default index_fill.int_Scalar index_fill.int_Tensor""",
         Failure.RAISES,
         ("cuda",),
     ),
@@ -63,6 +66,7 @@ _TABLE = [
         eq.Tensor eq.Scalar ne.Tensor ne.Scalar lt.Tensor lt.Scalar le.Tensor le.Scalar gt.Tensor gt.Scalar ge.Tensor
         ge.Scalar logical_and.default logical_or.default logical_not.default logical_xor.default bitwise_and.Tensor
         bitwise_or.Tensor bitwise_not.default bitwise_xor.Tensor isnan.default isinf.default isfinite.default
+        isposinf.default isneginf.default bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar
         _to_copy.default hardtanh.default""",
     ),
     *_ops(
@@ -75,12 +79,16 @@ _TABLE = [
         pow.Tensor_Scalar pow.Scalar pow.Tensor_Tensor rsqrt.default reciprocal.default square.default mish.default
         hardsigmoid.default hardswish.default celu.default selu.default softshrink.default threshold.default
         addcmul.default addcdiv.default lerp.Scalar lerp.Tensor xlogy.Tensor logaddexp.default
-        prelu.default _prelu_kernel.default""",
+        prelu.default _prelu_kernel.default clamp_min.Tensor clamp_max.Tensor fmin.default fmax.default
+        nan_to_num.default heaviside.default sgn.default signbit.default frac.default round.decimals hypot.default
+        asinh.default acosh.default atanh.default sinc.default lgamma.default digamma.default special_ndtri.default
+        special_log_ndtr.default hardshrink.default logaddexp2.default __lshift__.Scalar __rshift__.Scalar
+        bitwise_left_shift.Tensor bitwise_right_shift.Tensor""",
     ),
     *_ops(
         Numerics.POINTWISE,
         """div.Tensor_mode div.Scalar_mode floor_divide.default remainder.Scalar remainder.Tensor fmod.Scalar
-        fmod.Tensor""",
+        fmod.Tensor remainder.Scalar_Tensor""",
         Failure.KILLS,
     ),
     *_ops(
@@ -88,20 +96,32 @@ _TABLE = [
         """mm.default addmm.default bmm.default baddbmm.default linear.default matmul.default convolution.default
         sum.default sum.dim_IntList mean.default mean.dim amax.default amin.default max.dim min.dim max.default
         min.default argmax.default argmin.default prod.dim_int cumsum.default cumprod.default logsumexp.default
-        _softmax.default _log_softmax.default softmax.int log_softmax.int glu.default
+        _softmax.default _safe_softmax.default _log_softmax.default softmax.int log_softmax.int glu.default
         native_layer_norm.default native_group_norm.default _native_batch_norm_legit_no_training.default
         native_batch_norm.default var.correction std.correction norm.Scalar any.default any.dim all.default all.dim
         topk.default sort.default one_hot.default
         _scaled_dot_product_flash_attention_for_cpu.default scaled_dot_product_attention.default
         avg_pool2d.default upsample_nearest2d.default upsample_nearest2d.vec mv.default dot.default
-        linalg_vector_norm.default searchsorted.Tensor""",
+        linalg_vector_norm.default searchsorted.Tensor bucketize.Tensor masked_scatter.default vdot.default
+        addmv.default addbmm.default conv1d.default conv2d.default conv3d.default conv_transpose1d.default
+        conv_transpose2d.input conv_transpose3d.input prod.default any.dims all.dims norm.ScalarOpt_dim nansum.default
+        count_nonzero.default count_nonzero.dim_IntList aminmax.default median.dim kthvalue.default
+        var_mean.correction std_mean.correction sort.stable logcumsumexp.default cummax.default cummin.default
+        layer_norm.default group_norm.default batch_norm.default _batch_norm_no_update.default
+        cudnn_batch_norm.default _fused_rms_norm.default _weight_norm_interface.default
+        max_pool2d.default max_pool2d_with_indices.default max_pool3d_with_indices.default avg_pool3d.default
+        _adaptive_avg_pool2d.default upsample_nearest1d.default upsample_nearest1d.vec upsample_nearest3d.default
+        upsample_nearest3d.vec _upsample_nearest_exact1d.default _upsample_nearest_exact2d.default
+        _upsample_nearest_exact3d.default""",
         Failure.RAISES,
     ),
+    *_ops(Numerics.REDUCE, "scatter_add.default index_add.default", Failure.RAISES, ("cuda",)),
     *_ops(
         Numerics.CREATE,
         """zeros.default ones.default full.default zeros_like.default ones_like.default
         full_like.default new_zeros.default new_ones.default new_full.default arange.default arange.start
-        arange.start_step scalar_tensor.default eye.default linspace.default zero.default fill.Scalar fill.Tensor""",
+        arange.start_step scalar_tensor.default eye.default eye.m linspace.default zero.default fill.Scalar
+        fill.Tensor""",
     ),
 ]
 

@@ -1,118 +1,49 @@
-"""Every dependence rule, against the operator itself: disturb later positions and nothing earlier may change.
+"""Every dependence rule, against the operator itself: disturb later elements and nothing earlier may change.
 
-Positions are disturbed with noise, infinities, NaN, 1e30 and -0.0. Where a rule argued that 0 times a finite value is
+Elements are disturbed with noise, infinities, NaN, 1e30 and -0.0. Where a rule argued that 0 times a finite value is
 0, it emitted a premise; disturbances under which a premise fails prove nothing and are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rule_cases import BATCH, POSITIONS, Case, classes, image, seeded
+from rule_cases_moves import CASES
 from torch import Tensor
 from torch.nn import functional as F
 
 from ffcompiler.capture.freeze import Freezer
 from ffcompiler.capture.functional import Functional, Tables
-from ffcompiler.capture.record import Outside, Recorder
-from ffcompiler.graph import Graph, Ref
+from ffcompiler.capture.record import Outside, Recorder, tensor_type
+from ffcompiler.graph import Graph, Node, Ref
+from ffcompiler.ops import OPS
 from ffcompiler.passes.latest import NEVER, Interpretation
 from ffcompiler.passes.rules import RULES
 from ffcompiler.runtime.equality import same_bits
-from ffcompiler.runtime.graphs import graph_call
+from ffcompiler.runtime.graphs import graph_call, key_of
+from ffcompiler.signatures import overload
 
-BATCH, POSITIONS = 3, 12
 DISTURBANCES = (0.0, -0.0, 1.7, float("inf"), float("-inf"), float("nan"), 1e30, -1e30)
-
-
-def seeded(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
-
-
-LOWER = torch.tril(seeded(POSITIONS, POSITIONS))
-MASKED_2D = seeded(4, 2, 3, 3)
-MASKED_2D[:, :, 1, 2:] = 0
-MASKED_2D[:, :, 2:] = 0
-PER_CHANNEL = seeded(4, 2, 3, 3) * (seeded(4, 2, 1, 1) > 0)
-CAUSAL_1D = seeded(2, 1, 3)
-CAUSAL_1D[:, :, 2] = 0
-
-
-def image(x: Tensor) -> Tensor:
-    """[batch, 12] as [batch, 2, 2, 3]: two channels of a 2 x 3 image."""
-    return x.reshape(x.shape[0], 2, 2, 3)
-
-
-def whole_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Under inference mode a linear layer is one operator."""
-    with torch.inference_mode():
-        return F.linear(x, weight, torch.ones(weight.shape[0]))
-
-
-CASES: dict[str, Callable[[Tensor], Tensor]] = {
-    "add": lambda x: x + 1.5 * x,
-    "sub and rsub": lambda x: (2 - x) - x,
-    "mul by a mask keeps the sign of zero": lambda x: x * (torch.arange(POSITIONS) < 6),
-    "div": lambda x: x / (x.abs() + 1),
-    "where": lambda x: torch.where(x > 0, x, -x),
-    "clamp": lambda x: x.clamp(-1, 1),
-    "clamp one side": lambda x: x.clamp(min=0.0).clamp(max=2.0),
-    "relu": F.relu,
-    "transcendental": lambda x: x.exp() + x.abs().log1p() + x.tanh() + x.sigmoid() + F.softplus(x) + x.erf(),
-    "activations": lambda x: F.silu(x) + F.gelu(x) + F.elu(x) + F.leaky_relu(x),
-    "power": lambda x: x**2 + x.square() + x.abs().sqrt() + x.abs().rsqrt(),
-    "cast": lambda x: x.double().float(),
-    "masked fill": lambda x: x.masked_fill(torch.arange(POSITIONS) > 8, 0.5),
-    "comparison": lambda x: ((x > 0) & (x < 1)).float(),
-    "linear": lambda x: F.linear(x, LOWER),
-    "linear with bias": lambda x: F.linear(x, LOWER, torch.ones(POSITIONS)),
-    "linear, three axes": lambda x: F.linear(x[:, None], LOWER, torch.ones(POSITIONS)),
-    "linear kept whole": lambda x: whole_linear(x, LOWER),
-    "mm from the left": lambda x: LOWER @ x.t(),
-    "mm of two states": lambda x: x.t() @ x,
-    "two layers": lambda x: F.linear(F.relu(F.linear(x, LOWER)), LOWER, torch.zeros(POSITIONS)),
-    "scaled addmm": lambda x: torch.addmm(torch.ones(POSITIONS), x, LOWER.t(), beta=2, alpha=0.5),
-    "conv1d": lambda x: F.conv1d(x[:, None], CAUSAL_1D, torch.ones(2), padding=1),
-    "conv1d, dilated": lambda x: F.conv1d(x[:, None], CAUSAL_1D, padding=2, dilation=2),
-    "conv1d, strided": lambda x: F.conv1d(x[:, None], CAUSAL_1D, padding=1, stride=2),
-    "conv2d": lambda x: F.conv2d(image(x), MASKED_2D, torch.ones(4), padding=1),
-    "conv2d, channels masked": lambda x: F.conv2d(image(x), PER_CHANNEL, padding=1),
-    "conv2d, grouped": lambda x: F.conv2d(image(x), MASKED_2D[:, :1], padding=1, groups=2),
-    "slice": lambda x: x[:, 2:9:2],
-    "select": lambda x: x[:, 5],
-    "select from the end": lambda x: x[:, -3],
-    "transpose": lambda x: x.t(),
-    "permute": lambda x: image(x).permute(0, 3, 1, 2),
-    "view": lambda x: x.view(BATCH, 3, 4),
-    "view over the batch": lambda x: x.view(-1),
-    "unsqueeze and expand": lambda x: x[:, None].expand(BATCH, 4, POSITIONS),
-    "squeeze": lambda x: x[:, None].squeeze(1),
-    "cat": lambda x: torch.cat([x[:, :4], torch.zeros(BATCH, 2), x[:, 6:]], 1),
-    "cat along the batch": lambda x: torch.cat([x, x + 1], 0),
-    "pad": lambda x: F.pad(x, (2, 1)),
-    "crop": lambda x: F.pad(x, (-2, 3)),
-    "pad an image": lambda x: F.pad(image(x), (1, 0, 1, 0)),
-    "softmax": lambda x: torch.softmax(image(x), 1),
-    "log softmax": lambda x: torch.log_softmax(image(x), -1),
-    "sum": lambda x: image(x).sum(1),
-    "mean, keepdim": lambda x: image(x).mean((1, 2), keepdim=True),
-    "amax": lambda x: image(x).amax(3),
-    "argmax": lambda x: image(x).argmax(1),
-    "chunk": lambda x: x.chunk(2, 1)[1] * 2,
-    "zeros like": lambda x: torch.zeros_like(x) + 3,
-    "without a rule: cumsum": lambda x: x.cumsum(1),
-    "without a rule: flip": lambda x: x.flip(1),
+SCATTERED = torch.randperm(BATCH * POSITIONS, generator=torch.Generator().manual_seed(0)).reshape(BATCH, POSITIONS)
+LAYOUTS = {
+    "columns": torch.arange(POSITIONS)[None],
+    "rows": torch.arange(BATCH)[:, None],
+    "scattered": SCATTERED,
 }
+"""``latest`` of the input."""
 
 
-def graph_of(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Graph, dict[str, Tensor]]:
+def graph_of(function: Case, x: Tensor) -> tuple[Graph, dict[str, Tensor]]:
     """The graph of ``function`` with its argument named ``x``, and the constants it uses by name."""
     recorder = Recorder([x])
     with torch.no_grad(), recorder:
         y = function(x)
-    recorder.segment.results = (recorder.token(y),)
+    recorder.segment.results = tuple(recorder.token(t) for t in (y if isinstance(y, tuple) else (y,)))
     columns = [(n,) for n in recorder.segment.numbers]
     functional = Functional(recorder.segment, columns, Tables(), lambda t: tuple(recorder.outside[t.handle].shape))
     names, tensors = {}, {}
@@ -128,46 +59,172 @@ def graph_of(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Graph, di
     return graph, {names[n]: t for n, t in tensors.items() if names[n] != "x"}
 
 
-def interpret(graph: Graph, constants: dict[str, Tensor]) -> Interpretation:
+def interpret(graph: Graph, constants: Mapping[str, Tensor], latest: Tensor | None = None) -> Interpretation:
     types = {v.name: v.type for v in graph.inputs}
-    it = Interpretation({}, types, constants, RULES)
+    it = Interpretation({}, types, {**constants, **invariants(graph, constants)}, RULES)
     for value in graph.inputs:
         it.latest[value.name] = np.full((1,) * len(value.type.shape), NEVER, np.int32)
-    it.latest["x"] = np.arange(POSITIONS, dtype=np.int32).reshape(1, -1)
+    it.latest["x"] = (LAYOUTS["columns"] if latest is None else latest).numpy().astype(np.int32)
     it.run(graph)
     return it
 
 
+def invariants(graph: Graph, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The values that do not depend on ``x``, as a run has them."""
+    env = dict(constants)
+    for node in graph.nodes:
+        call = graph_call(Graph((), (node,), tuple(refs_to(node))), torch.device("cpu"))
+        if set(call.inputs) <= env.keys():
+            env = call.extend(env)
+    return env
+
+
+def refs_to(node: Node) -> list[Ref]:
+    """All results of a node."""
+    return [Ref(node.name)] if len(node.types) == 1 else [Ref(node.name, k) for k in range(len(node.types))]
+
+
+def disturbances(x: Tensor, latest: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """``x`` with all elements from some front on set to something else."""
+    count = int(latest.max()) + 1
+    for front in sorted({round(k * count / 6) for k in range(4)}):
+        for value in DISTURBANCES:
+            yield front, torch.where(latest < front, x, torch.tensor(value))
+
+
+def premises_hold(it: Interpretation, values: Mapping[str, Tensor]) -> bool:
+    finite = all(bool(values[p].isfinite().all()) for p in it.finite)
+    return finite and all(bool((values[p].abs() < b.bound).all()) for p, b in it.bounded.items())
+
+
+def check(graph: Graph, constants: Mapping[str, Tensor], x: Tensor, layout: str) -> int:
+    """How many disturbances met the premises; fails where an element changed that the rule says does not notice."""
+    latest = LAYOUTS[layout]
+    it = interpret(graph, constants, latest)
+    call = graph_call(graph, x.device, [Ref(p) for p in (*it.finite, *it.bounded) if p != "x"])
+    keys = [key_of(ref) for ref in call.outputs]
+    before = dict(zip(keys, call.values({**constants, "x": x}), strict=True))
+    found = {out: torch.from_numpy(np.broadcast_to(it.of(out), before[out.key].shape).copy()) for out in graph.outputs}
+    checked = 0
+    for front, disturbed in disturbances(x, latest):
+        after = dict(zip(keys, call.values({**constants, "x": disturbed}), strict=True))
+        if premises_hold(it, {**after, "x": disturbed}):
+            checked += 1
+            for out, own in found.items():
+                early = own < front
+                assert same_bits(after[out.key][early], before[out.key][early]), f"{out}, from {front} on"
+    return checked
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", CASES)
-def test_nothing_before_a_disturbed_position_changes(name: str) -> None:
+def test_nothing_before_a_disturbed_element_changes(name: str, layout: str) -> None:
     x = seeded(BATCH, POSITIONS)
     graph, constants = graph_of(CASES[name], x)
-    it = interpret(graph, constants)
-    out = graph.outputs[0]
-    call = graph_call(graph, x.device, [Ref(p) for p in it.finite if p != "x"])
-    before = call.values({**constants, "x": x})
-    latest = torch.from_numpy(np.broadcast_to(it.of(out), before[0].shape).copy())
-    checked = 0
-    for front in range(POSITIONS):
-        for value in DISTURBANCES:
-            disturbed = x.clone()
-            disturbed[:, front:] = value
-            after = call.values({**constants, "x": disturbed})
-            operands = [disturbed if p == "x" else after[call.outputs.index(Ref(p))] for p in it.finite]
-            if all(bool(t.isfinite().all()) for t in operands):
-                early = latest < front
-                assert same_bits(after[0][early], before[0][early]), f"{name}: position {front} set to {value}"
-                checked += 1
-    assert checked >= POSITIONS * 3
+    assert check(graph, constants, x, layout) >= 6
 
 
-def test_every_rule_is_exercised_by_a_case() -> None:
+UNRECORDED: dict[str, tuple[Case, tuple[Any, ...]]] = {
+    "aten.one_hot.default": (classes, (5,)),
+    "aten.unsafe_split.Tensor": (lambda x: x + 1, (5, 1)),
+}
+"""What capture refuses, but a plan may hold: a function before the operator, and the operator's other arguments."""
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("op", UNRECORDED)
+def test_nothing_before_a_disturbed_element_changes_in_what_capture_refuses(op: str, layout: str) -> None:
+    x = seeded(BATCH, POSITIONS)
+    function, args = UNRECORDED[op]
+    before, constants = graph_of(function, x)
+    results = overload(op)(function(x), *args)
+    results = results if isinstance(results, list) else [results]
+    node = Node("c0", op, (before.outputs[0], *args), (), tuple(map(tensor_type, results)), "")
+    refs = tuple(Ref("c0", k if len(results) > 1 else None) for k in range(len(results)))
+    assert check(Graph(before.inputs, (*before.nodes, node), refs), constants, x, layout) >= 6
+
+
+ELSEWHERE = {"aten.cudnn_batch_norm.default"}  # has no kernel here; the rule is that of the other batch norms
+ATTENTION = {name for name in RULES if "attention" in name or name == "aten._safe_softmax.default"}  # test_attention.py
+
+
+def test_every_operator_that_has_a_rule_is_reached_by_a_case() -> None:
     x = seeded(BATCH, POSITIONS)
     used = {node.op for function in CASES.values() for node in graph_of(function, x)[0].nodes}
-    assert {rule for name, rule in RULES.items() if name in used} == set(RULES.values())
+    assert sorted(RULES.keys() - used - UNRECORDED.keys() - ATTENTION) == sorted(ELSEWHERE)
+
+
+def test_every_admitted_operator_has_a_rule() -> None:
+    assert sorted(OPS.keys() - RULES.keys()) == []
 
 
 def test_a_rule_that_forgets_a_dependence_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RULES, "aten.t.default", RULES["aten.zeros_like.default"])
     with pytest.raises(AssertionError):
-        test_nothing_before_a_disturbed_position_changes("transpose")
+        test_nothing_before_a_disturbed_element_changes("transpose", "columns")
+
+
+def test_channels_that_agree_and_the_batch_cost_nothing() -> None:
+    weight = seeded(8, 8, 3, 3)
+    weight[:, :, 1, 2:] = weight[:, :, 2] = 0
+
+    def layers(x: Tensor) -> Tensor:
+        hidden = F.conv2d(image(x)[:, :1], weight[:, :1], padding=1)
+        return F.conv2d(F.relu(hidden), weight, padding=1).flatten(2)
+
+    graph, constants = graph_of(layers, seeded(BATCH, POSITIONS))
+    it = interpret(graph, constants)
+    assert {it.latest[n.name].shape for n in graph.nodes if n.op == "aten.convolution.default"} == {(1, 1, 2, 3)}
+    assert it.of(graph.outputs[0]).tolist() == [[[0, 1, 2, 3, 4, 5]]]
+
+
+# ------------------------------------------------------------------------------------- tight enough to be of use
+
+LOOSE = {
+    "nearest at other ratios",
+    "rows of an identity",
+    "index by the state",
+    "index select",
+    "gather",
+    "take",
+    "index put",
+    "scatter",
+    "index copy, add, fill",
+    "masked scatter",
+    "one hot, by comparison",
+}
+"""Cases in which a rule says more than an experiment shows, or, with indices, the experiment shows too little."""
+
+
+def observed(graph: Graph, constants: Mapping[str, Tensor], x: Tensor, it: Interpretation) -> dict[str, Tensor]:
+    """By experiment, the last column that each element notices when it alone is disturbed."""
+    call = graph_call(graph, x.device, [Ref(p) for p in (*it.finite, *it.bounded) if p != "x"])
+    keys = [key_of(ref) for ref in call.outputs]
+    before = call.values({**constants, "x": x})
+    last = [torch.full(t.shape, -1) for t in before]
+    for column in range(POSITIONS):
+        for value in (*DISTURBANCES, -0.3, 0.2, 0.9, -7.0):
+            disturbed = x.clone()
+            disturbed[:, column] = value
+            after = call.values({**constants, "x": disturbed})
+            if premises_hold(it, {**dict(zip(keys, after, strict=True)), "x": disturbed}):
+                for own, a, b in zip(last, after, before, strict=True):
+                    own[(a != b) & ~((a != a) & (b != b))] = column
+    return dict(zip(keys, last, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in LOOSE])
+def test_a_rule_claims_no_dependence_that_there_is_not(name: str) -> None:
+    x = seeded(BATCH, POSITIONS)
+    graph, constants = graph_of(CASES[name], x)
+    it = interpret(graph, constants)
+    seen = observed(graph, constants, x, it)
+    types = {node.name: node.types for node in graph.nodes}
+    for out in graph.outputs:
+        kind = types[out.name][out.output or 0]
+        if kind is None or "float" not in kind.dtype:
+            continue  # values that change seldom
+        claimed = torch.from_numpy(np.broadcast_to(it.of(out), seen[out.key].shape).copy())
+        # what one row of the batch does not notice by chance, another does
+        same = (torch.atleast_2d(claimed).amax(0) == torch.atleast_2d(seen[out.key]).amax(0)).all()
+        assert same, f"{out} = {next(n.op for n in graph.nodes if n.name == out.name)}"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..graph import Node, Ref, Step
+from ..graph import Node, Ref
 from ..plan import ArrayLoop
 from ..proof import Latest
 from .latest import Interpretation
 from .rules import RULES
+from .rules.ranges import range_of
 
 Index = tuple[int, ...]
-_MIXING = ("mm", "linear", "convolution", "softmax", "sum", "mean", "cumsum", "attention", "norm")
+_MIXING = ("mm", "linear", "convolution", "softmax", "sum", "mean", "cumsum", "attention", "norm", "matmul")
+_MARK = np.int32(2**30)  # above all step numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Hop:
     of: str
     index: Index
     to: Index
+    remark: str = ""
 
     @property
     def mixes(self) -> bool:
@@ -34,24 +37,25 @@ class Hop:
     def describe(self) -> str:
         if self.node.op not in RULES:
             return " (no dependence rule: taken to depend on all of its inputs)"
-        return f" (element {list(self.to)} reads element {list(self.index)})"
+        return f" (element {list(self.to)} reads element {list(self.index)}{self.remark})"
 
 
 def trace(loop: ArrayLoop, it: Interpretation, k: int) -> list[Hop]:
     """The way from the loop's state to what step ``k`` writes, along elements with ``latest >= k``; state first."""
     nodes = {n.name: n for g in (loop.invariant, loop.shared, loop.tail) for n in g.nodes}
+    tail = {n.name for n in loop.tail.nodes}
     tables = {t: row[k] for t, row in enumerate(loop.tables)}
-    name = loop.tail.outputs[0].name
-    latest = it.latest[name]
-    index = _first(latest >= k)
-    path: list[Hop] = []
-    while name in nodes and index is not None:
-        node = nodes[name]
-        step = next(iter(_back(it, node, index, k, tables)), None)
-        if step is None:
+    ref, path = loop.tail.outputs[0], list[Hop]()
+    index = _first(it.of(ref) >= k)
+    while ref.name in nodes and index is not None:
+        node = nodes[ref.name]
+        shared = replace(it, use_zeros=node.name not in tail)
+        found = _back(shared, node, ref.output, index, k, tables)
+        if found is None:
             break
-        path.append(Hop(node, step[0], step[1], index))
-        name, index = step
+        read, at_index = found
+        path.append(Hop(node, read.key, at_index, index, _remark(shared, node, read, at_index, index, k)))
+        ref, index = read, at_index
     return path[::-1]
 
 
@@ -62,52 +66,43 @@ def at(latest: Latest, index: Index) -> Index:
 
 
 def _back(
-    it: Interpretation, node: Node, index: Index, k: int, tables: dict[int, int | float]
-) -> Iterator[tuple[str, Index]]:
-    """Elements of the operands that may be responsible, the likeliest first."""
-    for ref in node.refs():
-        latest = it.latest.get(ref.name)
-        if latest is None or not (latest >= k).any():
+    it: Interpretation, node: Node, output: int | None, index: Index, k: int, tables: Mapping[int, int | float]
+) -> tuple[Ref, Index] | None:
+    """The operand, and the first element of it with ``latest >= k``, that element ``index`` of the result depends on.
+
+    The operator's own rule says it, since it takes a maximum: elements that may be responsible are given numbers above
+    all steps in place of ``latest``, the first of them the largest.
+    """
+    reading = [ref for ref in dict.fromkeys(node.refs()) if (it.of(ref) >= k).any()]
+    for ref in reading:
+        latest = it.of(ref)
+        guilty = np.flatnonzero(latest >= k)
+        marked = latest.copy()
+        marked.reshape(-1)[guilty] = _MARK + np.arange(guilty.size - 1, -1, -1, dtype=np.int32)
+        result = replace(it, latest={**it.latest, ref.key: marked}).evaluate(node, tables, output)
+        if result.ndim > len(index):
             continue
-        for guess in _guesses(it, node, ref, index, tables):
-            if latest.ndim <= len(guess) and _inside(latest, guess) and latest[at(latest, guess)] >= k:
-                yield ref.name, guess
-        found = _weighted(it, node, ref, index, k)
-        yield ref.name, found if found is not None else _first(latest >= k) or ()
+        number = int(result[at(result, index)] - _MARK)
+        if number >= 0:
+            place = np.unravel_index(guilty[guilty.size - 1 - number], latest.shape)
+            return ref, tuple(int(i) for i in place)
+    first = next(iter(reading), None)
+    return None if first is None else (first, _first(it.of(first) >= k) or ())
 
 
-def _guesses(it: Interpretation, node: Node, ref: Ref, index: Index, tables: dict[int, int | float]) -> Iterator[Index]:
-    """Where the element comes from, for elementwise operators and plain views."""
-    numbers = [tables[a.table] if isinstance(a, Step) else a for a in node.args]
-    shape = it.shape(ref)
-    if node.op == "aten.select.int":
-        dim = int(numbers[1]) % len(shape)  # type: ignore[arg-type]
-        yield (*index[:dim], int(numbers[2]) % shape[dim], *index[dim:])  # type: ignore[arg-type]
-    elif node.op == "aten.slice.Tensor":
-        dim = int(numbers[1]) % len(shape)  # type: ignore[arg-type]
-        yield (*index[:dim], index[dim] + int(numbers[2] or 0), *index[dim + 1 :])  # type: ignore[arg-type]
-    elif len(shape) <= len(index) and not any(
-        part in node.op for part in (*_MIXING, "view", "permute", ".t", "transpose")
-    ):
-        yield index
-
-
-def _weighted(it: Interpretation, node: Node, ref: Ref, index: Index, k: int) -> Index | None:
-    """For ``addmm`` and ``mm``: a summed-over element with a weight that is not zero."""
-    if node.op not in ("aten.addmm.default", "aten.mm.default"):
-        return None
-    *_, left, right = (a for a in node.args if isinstance(a, Ref))
-    if ref != left or right.name not in it.patterns:
-        return None
-    latest = it.latest[ref.name]
-    row = np.broadcast_to(latest[at(latest, (index[0], 0))[0]], (it.shape(ref)[1],))
-    hits = np.flatnonzero((row >= k) & it.patterns[right.name][:, index[1]])
-    return (index[0], int(hits[0])) if hits.size else None
-
-
-def _inside(latest: Latest, index: Index) -> bool:
-    index = index[len(index) - latest.ndim :]
-    return all(size == 1 or i < size for size, i in zip(latest.shape, index, strict=True))
+def _remark(it: Interpretation, node: Node, read: Ref, index: Index, to: Index, k: int) -> str:
+    """What is special about the way: a weight that no state changes and that is not zero; statistics."""
+    if "norm" in node.op and "no_training" not in node.op:
+        return ": both are in what it takes the mean over"
+    refs = list(node.refs())
+    if "bmm" not in node.op or len(refs) < 2 or read != refs[-1] or len(index) < 2:
+        return ""
+    weights = it.of(refs[-2])
+    weight = (*to[:-1], index[-2])
+    attention = bool((range_of(it, refs[-2], len(to)).low >= 0).all())  # of a softmax that was masked
+    if not attention or len(weight) < weights.ndim or weights[at(weights, weight)] >= k:
+        return ""
+    return f", by the weight {list(weight)}, which is not known to be 0: does the mask hide all keys of that row alike?"
 
 
 def _first(mask: np.ndarray) -> Index | None:

@@ -7,7 +7,16 @@ of zeros and NaN included. Too large is sound and costs speed; too small is wron
 from __future__ import annotations
 
 from ..latest import Rule
-from . import elementwise, moves, products, reductions
+from . import attention, convolutions, elementwise, indexing, moves, norms, products, reductions
 
-RULES: dict[str, Rule] = {**elementwise.TABLE, **products.TABLE, **moves.TABLE, **reductions.TABLE}
+RULES: dict[str, Rule] = {
+    **elementwise.TABLE,
+    **moves.TABLE,
+    **indexing.TABLE,
+    **products.TABLE,
+    **convolutions.TABLE,
+    **reductions.TABLE,
+    **norms.TABLE,
+    **attention.TABLE,
+}
 """By the operator's full name."""

@@ -1,4 +1,4 @@
-"""Products and convolutions: over the summed axes, entries where a constant factor is zero are left out."""
+"""Products of matrices: over the summed axis, entries where a constant factor is zero are left out."""
 
 from __future__ import annotations
 
@@ -10,29 +10,39 @@ import numpy.typing as npt
 from ...graph import Node, Ref
 from ...proof import Latest
 from ..latest import NEVER, Interpretation, Rule
-from .common import named, over
+from .attention import of_two_states
+from .common import joined, named, over, rank_of
+
+Mask = npt.NDArray[np.bool_]
 
 
-def matmul(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
-    """``a @ b`` of matrices: over the summed axis, entries where the constant factor is zero are left out."""
-    a, b = args[:2]
-    la, lb = it.of(a), it.of(b)
-    if it.is_constant(b):
-        return _product(it, node, a, la, it.nonzero(b))
-    if it.is_constant(a):
-        return _product(it, node, b, lb.T, it.nonzero(a).T).T
-    return np.maximum(over(la, 1), over(lb, 0))
+def through(latest: Latest, nonzero: Mask) -> Latest:
+    """``latest`` ([.., M, K], compact) of ``state @ w`` from where ``w`` ([K, N] or [.., K, N]) is not zero."""
+    if nonzero.all():
+        return over(latest, -1)
+    if nonzero.ndim > 2:
+        return _stacked(latest, nonzero)
+    if latest.shape[-1] == 1:
+        return np.where(nonzero.any(axis=0), latest, NEVER)
+    rows, which = np.unique(latest.reshape(-1, latest.shape[-1]), axis=0, return_inverse=True)
+    found = np.stack([_max_over(row, nonzero) for row in rows])
+    return found[which.reshape(-1)].reshape(*latest.shape[:-1], nonzero.shape[-1])
 
 
-def _product(it: Interpretation, node: Node, state: Ref, latest: Latest, nonzero: npt.NDArray[np.bool_]) -> Latest:
-    """Latest of ``state @ w`` from where ``w`` ([K, N]) is not zero; ``latest`` is [M or 1, K or 1]."""
-    if not nonzero.all():
-        it.require_finite(state, node)
-    inner = np.broadcast_to(latest, (latest.shape[0], nonzero.shape[0]))
-    return np.stack([_max_over(row, nonzero) for row in inner])
+def _stacked(latest: Latest, nonzero: Mask) -> Latest:
+    """A stack of weights; often all are the same one, expanded."""
+    alike = nonzero.reshape(-1, *nonzero.shape[-2:])
+    if (alike[0] == alike).all():
+        return through(latest, alike[0])
+    lead = np.broadcast_shapes(latest.shape[:-2], nonzero.shape[:-2])
+    states = np.broadcast_to(latest, (*lead, *latest.shape[-2:]))
+    weights = np.broadcast_to(nonzero, (*lead, *nonzero.shape[-2:]))
+    parts = [through(states[at], weights[at]) for at in np.ndindex(*lead)]
+    shape = np.broadcast_shapes(*(part.shape for part in parts))
+    return np.stack([np.broadcast_to(part, shape) for part in parts]).reshape(*lead, *shape)
 
 
-def _max_over(row: npt.NDArray[np.int32], nonzero: npt.NDArray[np.bool_]) -> Latest:
+def _max_over(row: npt.NDArray[np.int32], nonzero: Mask) -> Latest:
     """For each column of ``nonzero`` the largest entry of ``row`` where it is True; -1 where it is nowhere True."""
     order = np.argsort(-row, kind="stable")
     sorted_nonzero = nonzero[order]
@@ -40,66 +50,65 @@ def _max_over(row: npt.NDArray[np.int32], nonzero: npt.NDArray[np.bool_]) -> Lat
     return np.where(sorted_nonzero.any(axis=0), row[order][first], NEVER).astype(np.int32)
 
 
+def product(it: Interpretation, node: Node, a: Ref, b: Ref, zeros: bool = True) -> Latest:
+    """``a @ b`` of matrices, or of stacks of them; a vector is a row on the left, a column on the right.
+
+    ``zeros``: whether the zeros of a constant factor may be used.
+    """
+    la, lb = it.of(a), it.of(b)
+    la, lb = (la[None] if la.ndim == 1 else la), (lb[:, None] if lb.ndim == 1 else lb)
+    rank = max(la.ndim, lb.ndim)
+    if zeros and it.is_constant(b):
+        nonzero = it.cut(b, a, node)
+        result = through(joined([la], rank), nonzero[:, None] if nonzero.ndim == 1 else nonzero)
+    elif zeros and it.is_constant(a):
+        nonzero = it.cut(a, b, node)
+        nonzero = nonzero[None] if nonzero.ndim == 1 else nonzero
+        result = _flipped(through(_flipped(joined([lb], rank)), _flipped(nonzero)))
+    else:
+        matrices = min(len(it.shape(a)), len(it.shape(b))) > 1
+        result = of_two_states(it, node, a, b) if zeros and matrices else joined([over(la, -1), over(lb, -2)], rank)
+    column = len(it.shape(b)) == 1
+    result = result[..., 0] if column else result
+    return result if len(it.shape(a)) > 1 else result[..., 0] if column else result[..., 0, :]
+
+
+def _flipped(matrices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.swapaxes(matrices, -1, -2)
+
+
+def matmul(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
+    """``mm``, ``bmm``, ``mv``, ``dot``, ``matmul``: of two states, row and column."""
+    return product(it, node, args[0], args[1])
+
+
 def addmm(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
-    """``bias + a @ b``; with other than unit factors, as everything."""
-    if dict(node.kwargs).get("beta", 1) != 1 or dict(node.kwargs).get("alpha", 1) != 1:
-        return it.everything(node)
-    bias = it.of(args[0])
-    return np.maximum(matmul(it, node, args[1:]), bias.reshape((1,) * (2 - bias.ndim) + bias.shape))
+    """``beta * bias + alpha * (a @ b)``: with an ``alpha`` of which a kernel could scale a factor, no use of zeros."""
+    bias, a, b, beta, alpha = args
+    return joined([product(it, node, a, b, beta == 1 and alpha == 1), it.of(bias)], rank_of(node))
+
+
+def addbmm(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
+    """``addmm`` summed over a stack."""
+    return joined([over(product(it, node, args[1], args[2], False), 0, False), it.of(args[0])], rank_of(node))
 
 
 def linear(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
     """``input @ weight.T + bias`` over the last axis, with any leading axes."""
-    state, weight = args[:2]
-    if not it.is_constant(weight) or len(it.shape(weight)) != 2:
-        return it.everything(node)
-    latest = it.of(state)
-    product = _product(it, node, state, latest.reshape(-1, latest.shape[-1]), it.nonzero(weight).T)
-    result = product.reshape(*latest.shape[:-1], product.shape[-1])
-    return np.maximum(result, it.of(args[2])) if len(args) > 2 and isinstance(args[2], Ref) else result
-
-
-def convolution(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
-    """A convolution with a constant kernel: per tap, the input at its offset, from channels of non-zero weight."""
-    state, weight, bias, stride, padding, dilation, transposed, _, groups = args[:9]
-    if not it.is_constant(weight) or transposed or groups != 1:
-        return it.everything(node)
-    nonzero = it.nonzero(weight)
-    if not nonzero.all():
-        it.require_finite(state, node)
-    spatial = len(nonzero.shape) - 2
-    full = it.shape(state)
-    latest = it.of(state)
-    latest = np.broadcast_to(latest, (latest.shape[0], latest.shape[1], *full[2:]))
-    out_shape = node.type.shape
-    result = np.full((latest.shape[0], out_shape[1], *out_shape[2:]), NEVER, np.int32)
-    padded = np.pad(latest, [(0, 0), (0, 0), *((p, p) for p in padding)], constant_values=NEVER)
-    for tap in np.ndindex(*nonzero.shape[2:]):
-        mask = nonzero[(slice(None), slice(None), *tap)]
-        if not mask.any():
-            continue
-        window = tuple(
-            slice(tap[d] * dilation[d], tap[d] * dilation[d] + (out_shape[2 + d] - 1) * stride[d] + 1, stride[d])
-            for d in range(spatial)
-        )
-        result = np.maximum(result, _through_channels(padded[(slice(None), slice(None), *window)], mask))
-    return np.maximum(result, it.of(bias).reshape(1, -1, *(1,) * spatial)) if isinstance(bias, Ref) else result
-
-
-def _through_channels(values: Latest, mask: npt.NDArray[np.bool_]) -> Latest:
-    """For each output channel the maximum of ``values`` over the input channels that ``mask`` ([O, C]) lets through."""
-    if values.shape[1] == 1:
-        any_channel = mask.any(axis=1).reshape(1, -1, *(1,) * (values.ndim - 2))
-        return np.where(any_channel, values, NEVER).astype(np.int32)
-    patterns, which = np.unique(mask, axis=0, return_inverse=True)
-    lowest = np.full((values.shape[0], 1, *values.shape[2:]), NEVER, np.int32)
-    rows = [over(np.concatenate([values[:, p], lowest], axis=1), 1, False) for p in patterns]
-    return np.stack(rows, axis=1)[:, which.reshape(-1)]
+    state, weight, bias = args
+    latest, vector = it.of(state), len(it.shape(weight)) == 1
+    if it.is_constant(weight):
+        nonzero = it.cut(weight, state, node)
+        result = through(latest[None], (nonzero[None] if vector else nonzero).T)[0]
+    else:
+        rows = over(it.of(weight), -1)
+        result = np.maximum(over(latest, -1), rows if vector else rows[:, 0])
+    return joined([result[..., 0] if vector else result, it.of(bias)], rank_of(node))
 
 
 TABLE: dict[str, Rule] = {
-    **named(matmul, "mm.default"),
-    **named(addmm, "addmm.default"),
+    **named(matmul, "mm.default bmm.default mv.default dot.default vdot.default matmul.default"),
+    **named(addmm, "addmm.default baddbmm.default addmv.default"),
+    **named(addbmm, "addbmm.default"),
     **named(linear, "linear.default"),
-    **named(convolution, "convolution.default"),
 }
