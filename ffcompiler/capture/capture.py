@@ -15,9 +15,12 @@ from ..graph import Graph, Ref, Value
 from ..loops import FirstStep, drive_loops
 from ..plan import Leaf, Loop, Program, Result, Signature, Weight, WeightKind
 from ..trees import flatten, unflatten
+from .facts import exact_number, tensor_type
 from .freeze import Freezer
-from .functional import Functional, LiteralKey, Tables
-from .record import Carried, Outside, Recorder, Segment, Token, exact_number, tensor_type
+from .functional import Functional, Key, LiteralKey, Tables
+from .overwrites import freeze_overwrites, joined, take_overwrites
+from .record import Carried, Outside, Recorder, Segment, Token
+from .restore import Kept, Watch
 from .run import Run, empty_like_layout
 from .surroundings import View, look
 
@@ -64,6 +67,7 @@ class Captured:
     others: Mapping[str, Hashable]  # what else the function can reach, as it was
     replays: tuple[Replay, ...]
     in_place: bool  # the loop's body writes into the first state
+    rebound: frozenset[str]  # names of the weights whose ``.data`` the steps replace
 
     def weights(self, view: View) -> dict[str, Tensor]:
         """The weights as they are in ``view``. Raises `KeyError` with the path of one that is gone."""
@@ -85,16 +89,34 @@ def capture(
     """
     kwargs = dict(kwargs or {})
     signature, tensors = describe_arguments(function, args, kwargs)
-    with torch.no_grad(), drive_loops(FirstStep()):
+    kept = Kept((*look(function).tensors.values(), *tensors))
+    try:
+        return _capture(function, (args, kwargs), signature, tensors, kept, progress)
+    except CaptureError:
+        kept.restore()
+        raise
+
+
+def _capture(
+    function: Callable[..., Any],
+    call: tuple[tuple[Any, ...], dict[str, Any]],
+    signature: Signature,
+    tensors: list[Tensor],
+    kept: Kept,
+    progress: Callable[[int, int], None] | None,
+) -> Captured:
+    args, kwargs = call
+    with torch.no_grad(), drive_loops(FirstStep()), Watch(kept):
         function(*args, **kwargs)
     view = look(function)
-    run = Run(Recorder(tensors), progress=progress).record(function, args, kwargs)
+    run = Run(Recorder(tensors, kept.before_write), progress=progress).record(function, args, kwargs)
     keep = frozenset({0, 1, (run.hi - run.lo) // 2, run.hi - run.lo - 1})
     first = _replay(tensors, run)
-    second = _second_run(function, (args, kwargs), run, keep)
+    second = _second_run(function, call, run, keep)
+    run.recorder.check_unread(kept.moved())
     builder = Builder(run, signature, tensors, view)
     program = builder.program()
-    return Captured(program, builder.places, view.others, (first, second), run.in_place)
+    return Captured(program, builder.places, view.others, (first, second), run.in_place, builder.rebound())
 
 
 def describe_arguments(
@@ -191,40 +213,56 @@ class Builder:
     weights: dict[Any, Weight] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
     values: dict[Any, Tensor] = field(default_factory=dict)
-    known: dict[Outside, tuple[str, Tensor]] = field(default_factory=dict)
+    known: dict[Key, tuple[str, Tensor]] = field(default_factory=dict)
 
     def program(self) -> Program:
         self.known = {Outside(i): (f"a{i}", t) for i, t in enumerate(self.arguments)}
         run, template = self.run, self.run.steps.template
         assert template is not None
-        body = self._functional(template, run.steps.columns())
+        written = {Outside(handle): line for handle, line in sorted(run.recorder.overwritten.items())}
+        body = self._functional(template, run.steps.columns(), tuple(written))
+        overwriting = take_overwrites(body, written, frozenset(map(Outside, (*range(len(self.arguments)), *run.made))))
         epilogue = self._functional(run.epilogue, [(n,) for n in run.epilogue.numbers])
         used = [t for t in (*body.inputs, *epilogue.inputs, *run.init, *run.epilogue.results) if isinstance(t, Outside)]
         prologue_graph = self._prologue([t for t in dict.fromkeys(used) if t.handle in run.made])
+        overwrites = freeze_overwrites(overwriting, self._name, self._device())
+        prologue_graph = joined(prologue_graph, overwrites.graph)
+        self.known |= overwrites.known
+        init = tuple(Ref(self._name(t)[0]) for t in run.init)
         carry = tuple(Value(f"c{i}", tensor_type(t)) for i, t in enumerate(run.states[0][0]))
         body_graph, _ = self._freeze("b", body, run.states[0][0])
+        self.known |= overwrites.after
         epilogue_graph, _ = self._freeze("e", epilogue, run.final)
         loop = Loop(
             run.lo,
             run.hi,
             tuple(self.tables.rows),
             carry,
-            tuple(Ref(self._name(t)[0]) for t in run.init),
+            init,
             run.tree,
             body_graph,
         )
         result = self._result(epilogue_graph)
         weights = tuple(sorted(self.weights.values(), key=lambda w: int(w.name[1:])))
-        return Program(self.signature, weights, prologue_graph, loop, epilogue_graph, result)
+        return Program(self.signature, weights, prologue_graph, loop, epilogue_graph, result, overwrites.writes)
 
-    def _functional(self, segment: Segment, columns: list[tuple[int | float, ...]]) -> Functional:
-        return Functional(segment, columns, self.tables, self._shape)
+    def rebound(self) -> frozenset[str]:
+        return frozenset(self.weights[Outside(h)].name for h in self.run.recorder.rebound)
+
+    def _device(self) -> torch.device:
+        return self.arguments[0].device if self.arguments else torch.device("cpu")
+
+    def _functional(
+        self, segment: Segment, columns: list[tuple[int | float, ...]], final: tuple[Outside, ...] = ()
+    ) -> Functional:
+        return Functional(segment, columns, self.tables, self._shape, final)
 
     def _prologue(self, needed: list[Outside]) -> Graph:
         """The prologue with what later graphs read as outputs; names those values for them."""
         made = [self.run.made[t.handle] for t in needed]
         self.run.prologue.results = tuple(dict.fromkeys(made))
         functional = self._functional(self.run.prologue, [(n,) for n in self.run.prologue.numbers])
+        functional.separate()
         graph, values = self._freeze("p", functional, ())
         by_token = dict(zip(self.run.prologue.results, zip(graph.outputs, values, strict=True), strict=True))
         for outside, token in zip(needed, made, strict=True):
@@ -239,21 +277,20 @@ class Builder:
         for key, node in functional.inputs.items():
             names[node.name], tensors[node.name] = self._state(key, state) or self._name(key)
         numbers = [row[0] for row in self.tables.rows]
-        device = self.arguments[0].device if self.arguments else torch.device("cpu")
-        return Freezer(prefix, device, names, tensors, numbers).freeze(functional.graph)
+        return Freezer(prefix, self._device(), names, tensors, numbers).freeze(functional.graph)
 
-    def _state(self, key: Token | LiteralKey, state: tuple[Tensor, ...]) -> tuple[str, Tensor] | None:
+    def _state(self, key: Key, state: tuple[Tensor, ...]) -> tuple[str, Tensor] | None:
         return (f"c{key.leaf}", state[key.leaf]) if isinstance(key, Carried) else None
 
-    def _name(self, key: Token | LiteralKey) -> tuple[str, Tensor]:
+    def _name(self, key: Key) -> tuple[str, Tensor]:
         """Name and value of an argument, a prologue value or a weight."""
-        if isinstance(key, Outside) and key in self.known:
+        if key in self.known:
             return self.known[key]
         if key not in self.weights:
             self._add_weight(key)
         return self.weights[key].name, self.values[key]
 
-    def _add_weight(self, key: Token | LiteralKey) -> None:
+    def _add_weight(self, key: Key) -> None:
         if isinstance(key, LiteralKey):
             tensor = torch.tensor(key.numbers, dtype=key.dtype).reshape(key.shape)
             place = Place((), tensor)

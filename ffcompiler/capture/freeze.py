@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from ..errors import CaptureError
 from ..graph import Arg, Graph, Node, Ref, Step, Symbol, SymbolKind, Value
 from ..ops import OPS
-from .record import tensor_type
+from .facts import tensor_type
 
 aten = torch.ops.aten
 
@@ -45,8 +45,10 @@ class Freezer:
                 self._call(node, env, refs, nodes)
             else:
                 outputs = node.args[0]
-        result = tuple(env[n] for n in outputs)
-        return Graph(tuple(inputs.values()), tuple(nodes), tuple(_as_ref(refs[n]) for n in outputs)), result
+        result, given = tuple(env[n] for n in outputs), tuple(_as_ref(refs[n]) for n in outputs)
+        read = {ref.name for node in nodes for ref in node.refs()} | {ref.name for ref in given}
+        listed = tuple(value for name, value in inputs.items() if name in read)  # not what only dead code has read
+        return Graph(listed, tuple(nodes), given), result
 
     def _placeholder(self, node: fx.Node, inputs: dict[str, Value]) -> tuple[Any, Arg]:
         if node.name not in self.names:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
 
 from ..errors import CaptureError
-from .record import Call, Carried, Literal, Made, Number, Outside, Segment, Token, exact_number
+from .facts import exact_number
+from .record import REBIND, Call, Carried, Literal, Made, Number, Outside, Segment, Token
 from .views import DEFINED_CREATION, INDEXED, INVERSES, SPLITS, View
 
 aten = torch.ops.aten
@@ -57,11 +58,23 @@ class LiteralKey:
     bits: tuple[Hashable, ...]  # of the numbers: 0.0 and -0.0 are different literals
 
 
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What steps read in place of weights that they write first; the ``index``-th value of `Overwriting`."""
+
+    index: int
+
+
+Key: TypeAlias = Token | LiteralKey | Replaced
+"""What an input of a graph stands for."""
+
+
 class Functional:
     """Builds the fx graph of one segment.
 
     ``columns``: for each number of the segment its value at every step (one value for prologue and epilogue).
-    ``shape_of`` gives the shapes of the tensors that the segment is handed.
+    ``shape_of`` gives the shapes of the tensors that the segment is handed. ``final``: tensors from outside whose
+    values at the end of the segment are further outputs of the graph.
     """
 
     def __init__(
@@ -70,12 +83,14 @@ class Functional:
         columns: Sequence[tuple[int | float, ...]],
         tables: Tables,
         shape_of: Callable[[Token], tuple[int, ...]],
+        final: Sequence[Outside] = (),
     ) -> None:
         self.segment = segment
+        self.final = final
         self.columns = columns
         self.tables = tables
         self.graph = fx.Graph()
-        self.inputs: dict[Token | LiteralKey, fx.Node] = {}
+        self.inputs: dict[Key, fx.Node] = {}
         self.steps: dict[int, fx.Node] = {}
         self._shape_of_outside = shape_of
         self._aliases: dict[Token, Alias] = {}
@@ -90,11 +105,22 @@ class Functional:
         for position, (call, source) in enumerate(zip(self.segment.calls, self.segment.sources, strict=True)):
             self._source = source
             self._call(position, call)
-        outputs = [self.read(r) for r in self.segment.results if isinstance(r, Made | Carried | Outside)]
+        results = [r for r in self.segment.results if isinstance(r, Made | Carried | Outside)]
+        outputs = [self.read(r) for r in (*results, *self.final)]
         self.graph.output(tuple(outputs))
         self.graph.erase_node(self._anchor)
         self.graph.eliminate_dead_code()
         self.graph.lint()
+
+    def separate(self) -> None:
+        """Give outputs that are one of several results of an operator a node, and so a name, of their own."""
+        output = next(node for node in self.graph.nodes if node.op == "output")
+        with self.graph.inserting_before(output):
+            named = [
+                self.emit(aten.alias.default, (node,)) if node.target is operator.getitem else node
+                for node in output.args[0]
+            ]
+        output.args = (tuple(named),)
 
     # ------------------------------------------------------------------------------------------ values
 
@@ -147,7 +173,7 @@ class Functional:
                 self.steps[index] = self.graph.placeholder(f"step{index}")
         return self.steps[index]
 
-    def _enter(self, key: Token | LiteralKey, token: Token) -> fx.Node:
+    def _enter(self, key: Key, token: Token) -> fx.Node:
         if key not in self.inputs:
             with self.graph.inserting_before(self._anchor):
                 self.inputs[key] = self.graph.placeholder(f"input{len(self.inputs)}")
@@ -173,7 +199,9 @@ class Functional:
 
     def _call(self, position: int, call: Call) -> None:
         out = Made(position, 0)
-        if call.op is aten.lift_fresh.default:
+        if call.op is REBIND:
+            self._rebind(call)
+        elif call.op is aten.lift_fresh.default:
             if isinstance(call.args[0], Literal):
                 self._literals[out] = call.args[0]
             else:
@@ -208,6 +236,18 @@ class Functional:
         root, views = (parent.root, parent.views) if parent else (of, ())
         view = View(op, args, kwargs, self.shape(of))
         self._aliases[out] = Alias(root, (*views, view), node, self._roots[root][1])
+
+    def _rebind(self, call: Call) -> None:
+        """``weight.data = value``: from now on the two are one; earlier views of the weight keep its old memory."""
+        name, value = call.args
+        assert isinstance(name, Outside) and isinstance(value, Made | Carried | Outside)
+        if value in self._literals:
+            raise CaptureError(f".data is replaced by a literal at {self._source}; make it a buffer of the module")
+        self.read(name)  # the weight is an input, whether or not it is read before
+        node = self.read(value)
+        of = self._aliases.get(value)
+        root, views = (of.root, of.views) if of else (value, ())
+        self._aliases[name] = Alias(root, views, node, self._roots[root][1])
 
     def _write(self, call: Call) -> None:
         target = call.args[0]

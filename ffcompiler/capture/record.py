@@ -8,28 +8,34 @@ apart from the structure. A value that leaves the tensor world while it depends 
 from __future__ import annotations
 
 import hashlib
-import sys
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import FrameType
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from ..errors import CaptureError
 from ..graph import TensorType
+from .facts import (
+    UNDECLARED,
+    Place,
+    draws,
+    leaves_tensors,
+    mutated,
+    place_of,
+    span_of,
+    storage_of,
+    tensor_type,
+    tensors_in,
+    user_line,
+)
 
 aten = torch.ops.aten
 LITERAL_LIMIT = 16
 """Literal tensors up to this many elements are compared number by number; larger ones by digest."""
-
-_TORCH_DIR = str(Path(torch.__file__).parent)
-_OWN_DIR = str(Path(__file__).parent.parent)
-_USER_DIRS = (str(Path(_OWN_DIR) / "zoo"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,16 @@ class Call:
     types: tuple[TensorType | None, ...]
 
 
+class Rebind:
+    """In place of an operator: the tensor ``args[0]`` took on the memory of ``args[1]`` (``weight.data = value``)."""
+
+    def __str__(self) -> str:
+        return "an assignment to .data"
+
+
+REBIND = Rebind()
+
+
 @dataclass(slots=True)
 class Segment:
     calls: list[Call] = field(default_factory=list)
@@ -92,20 +108,15 @@ class Segment:
     results: tuple[Hashable, ...] = ()
 
 
-def exact_number(value: int | float) -> Hashable:
-    """Equal for numbers of the same type and bits: 0.0 is not -0.0, and NaN is NaN."""
-    return value.hex() if isinstance(value, float) else (value,)
-
-
-def tensor_type(t: Tensor) -> TensorType:
-    return TensorType(str(t.dtype).removeprefix("torch."), tuple(t.shape), tuple(t.stride()))
-
-
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every ATen call into the current segment. One per capture; not shared between threads."""
 
-    def __init__(self, inputs: Iterable[Tensor]) -> None:
+    def __init__(self, inputs: Iterable[Tensor], before_write: Callable[[Tensor], None] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.before_write = before_write  # told of each write into a tensor that the run has not made
+        self.in_loop = False
+        self.overwritten: dict[int, str] = {}  # handles of the weights that steps write, and where they do
+        self.rebound: set[int] = set()  # those of them that take on other memory
         self.segment = Segment()
         self.outside: list[Tensor] = []  # tensors by handle, kept alive so that identity stays meaningful
         self.literals: set[int] = set()  # handles of large literals
@@ -115,25 +126,27 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: list[Tensor] = []
         self._tainted: set[int] = set()  # storages that hold something of the inputs, the weights or the state
         self._made: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()  # in any segment
-        self._foreign: set[int] = set()  # storages of arguments and weights: never written
+        self._foreign: dict[int, int] = {}  # storages of arguments and weights, and their handles
+        self._places: dict[int, Place] = {}  # by handle: where an argument or weight is in memory
         self._closed: set[int] = set()  # storages that the prologue made: not written by the loop
         self._written: set[int] = set()  # storages that segments so far have written
         self._digests: dict[bytes, Outside] = {}
         for t in inputs:
             self._meet(t)
+        self._arguments = len(self.outside)
 
     # ------------------------------------------------------------------------------------------ segments
 
     def begin(self, state: Iterable[Tensor] = ()) -> Segment:
         """Start a new segment that is handed ``state``; the results of the previous one are forgotten."""
         for t in self._alive:
-            self._tainted.discard(_storage(t))
+            self._tainted.discard(storage_of(t))
         self._local.clear()
         self._alive.clear()
         self.segment = Segment()
         for leaf, t in enumerate(state):
             self._local[id(t)] = Carried(leaf)
-            self._tainted.add(_storage(t))
+            self._tainted.add(storage_of(t))
             self._alive.append(t)
         return self.segment
 
@@ -143,21 +156,33 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Gives, for each outside handle that is such a tensor, the call that made it.
         """
         made = {}
+        self.check_places(range(len(self.outside)))
+        self.in_loop = True
         for t in self._alive:
             token = self._local[id(t)]
             self._global[id(t)] = outside = self._add_outside(t)
-            self._closed.add(_storage(t))
+            self._closed.add(storage_of(t))
             if isinstance(token, Made):
                 made[outside.handle] = token
         self._alive.clear()
         self._local.clear()
-        self._closed.difference_update(_storage(t) for t in state)
+        self._closed.difference_update(storage_of(t) for t in state)
         self._written.clear()
         return made
 
+    def apart(self, t: Tensor) -> Tensor:
+        """``t`` as the loop's first state: an argument is handed on under another name, so that the two are told apart.
+
+        A body may read its noise as the argument that it is, in a loop that starts from that noise.
+        """
+        if storage_of(t) not in self._foreign:
+            return t
+        with _disable_current_modes():
+            return t.detach()
+
     def has_written(self, tensors: Iterable[Tensor]) -> bool:
         """Whether the steps so far have written into one of these."""
-        return any(_storage(t) in self._written for t in tensors)
+        return any(storage_of(t) in self._written for t in tensors)
 
     # ------------------------------------------------------------------------------------------ recording
 
@@ -194,12 +219,24 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "  draw the noise before and pass it as an argument"
             )
         for t in mutated(func, args, kwargs):
-            if _storage(t) in self._foreign or _storage(t) in self._closed:
-                raise CaptureError(
-                    f"{func} at {user_line()} writes into a tensor that exists outside the loop's state\n"
-                    "  clone it first, or return the changed tensor from the loop body instead"
-                )
-            self._written.add(_storage(t))
+            if id(t) not in self._local and id(t) not in self._global:
+                self._meet(t)
+            if storage_of(t) in self._foreign or storage_of(t) in self._closed:
+                self._overwrite(func, t)
+            else:
+                self._written.add(storage_of(t))
+
+    def _overwrite(self, func: Any, t: Tensor) -> None:
+        """A step may write a weight (``weight.data *= mask``); nothing else that exists outside the loop's state."""
+        if self.before_write is not None:
+            self.before_write(t)
+        handle = self._foreign.get(storage_of(t), -1)
+        if not self.in_loop or handle < self._arguments or storage_of(t) in self._closed or func in UNDECLARED:
+            raise CaptureError(
+                f"{func} at {user_line()} writes into a tensor that exists outside the loop's state\n"
+                "  clone it first, or return the changed tensor from the loop body instead"
+            )
+        self.overwritten.setdefault(handle, user_line())
 
     def _admit(self, results: tuple[Any, ...], tainted: bool) -> None:
         call = len(self.segment.calls) - 1
@@ -211,10 +248,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._alive.append(r)
                 self._made[id(r)] = r
             if tainted:
-                self._tainted.add(_storage(r))
+                self._tainted.add(storage_of(r))
 
     def _is_tainted(self, arguments: Any) -> bool:
-        return any(_storage(t) in self._tainted for t in _tensors(arguments))
+        return any(storage_of(t) in self._tainted for t in tensors_in(arguments))
 
     def _encode(self, value: Any) -> Hashable:
         if isinstance(value, Tensor):
@@ -252,7 +289,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if local is not None:
             return local
         known = self._global.get(id(t))
-        if known is not None and _storage(t) in self._written:
+        if known is not None:
+            self.check_places([known.handle])
+        if known is not None and known.handle not in self.overwritten and storage_of(t) in self._written:
             raise CaptureError(
                 f"{user_line()} reads, through a name from outside the loop, a tensor that its body writes in place\n"
                 "  read it through the body's argument, or clone the state in the body before writing"
@@ -267,71 +306,63 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "  hand it on in the state that the body returns; what is kept on the side is not seen"
             )
         token = self._global[id(t)] = self._add_outside(t)
-        self._tainted.add(_storage(t))
-        self._foreign.add(_storage(t))
+        self._tainted.add(storage_of(t))
+        self._foreign[storage_of(t)] = token.handle
+        self._places[token.handle] = place_of(t)
         return token
+
+    # ------------------------------------------------------------------------------------------ .data = ...
+
+    def check_places(self, handles: Iterable[int]) -> None:
+        """Note arguments and weights that have taken on other memory: ``weight.data = value`` calls no operator."""
+        for handle in handles:
+            place = self._places.get(handle)
+            if place is not None and place_of(self.outside[handle]) != place:
+                self._rebind(handle, place)
+
+    def _rebind(self, handle: int, was: Place) -> None:
+        t = self.outside[handle]
+        now = place_of(t)
+        made = next((m for m in reversed(self._alive) if place_of(m) == now), None)
+        if not self.in_loop or handle < self._arguments or made is None:
+            raise CaptureError(
+                f"the .data of a tensor from outside the loop ({was.type}) is replaced, as seen at {user_line()}\n"
+                "  within a step it may be replaced by what the same step has computed from it"
+            )
+        source = self._local[id(made)]
+        line = self.segment.sources[source.call] if isinstance(source, Made) else user_line()
+        self.segment.calls.append(Call(REBIND, (Outside(handle), source), (), (tensor_type(t),)))
+        self.segment.sources.append(line)
+        if self._foreign.get(was.storage) == handle:
+            del self._foreign[was.storage]
+        self._foreign[now.storage], self._places[handle] = handle, now
+        self._tainted.add(now.storage)
+        self.rebound.add(handle)
+        self.overwritten.setdefault(handle, line)
+
+    def check_unread(self, moved: Iterable[Tensor]) -> None:
+        """Tensors in the function's reach that took on other memory are weights that steps write."""
+        for t in moved:
+            known = self._global.get(id(t))
+            if known is None or known.handle not in self.rebound:
+                raise CaptureError(
+                    f"the function replaces the .data of a tensor ({tensor_type(t)}) that its loop does not read\n"
+                    "  return what it should keep as a result"
+                )
+
+    def check_overwritten(self) -> None:
+        """No other tensor that the function uses lies in the memory of one that steps write."""
+        if not self.overwritten:
+            return
+        spans = [(span_of(t), handle) for handle, t in enumerate(self.outside)]
+        for handle, line in self.overwritten.items():
+            start, end = span_of(self.outside[handle])
+            if any(a < end and start < b for (a, b), other in spans if other != handle):
+                raise CaptureError(
+                    f"the weight that is written at {line} shares its memory with another tensor that the function "
+                    "uses\n  read it under one name, or clone it"
+                )
 
     def _add_outside(self, t: Tensor) -> Outside:
         self.outside.append(t)
         return Outside(len(self.outside) - 1)
-
-
-def _storage(t: Tensor) -> int:
-    return int(t.untyped_storage()._cdata)
-
-
-def _tensors(tree: Any) -> Iterable[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, list | tuple):
-        for item in tree:
-            yield from _tensors(item)
-    elif isinstance(tree, dict):
-        yield from _tensors(list(tree.values()))
-
-
-def mutated(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    """The tensors that a call writes, from its schema."""
-    written: list[Tensor] = []
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[position] if position < len(args) else kwargs.get(argument.name)
-            written.extend(_tensors(value))
-    return written
-
-
-def leaves_tensors(func: Any, args: Any) -> bool:
-    """Whether a call gives a Python value, or a shape, that depends on the elements of its arguments."""
-    if torch.Tag.data_dependent_output in func.tags:
-        return True
-    if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
-        return any(t.dtype in (torch.bool, torch.uint8) for t in _tensors(args[1]))
-    return torch.Tag.dynamic_output_shape in func.tags
-
-
-def draws(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether a call consumes the random generator: by tag, except where its dropout probability is 0."""
-    if torch.Tag.nondeterministic_seeded not in func.tags:
-        return False
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.name in ("dropout_p", "p", "dropout"):
-            value = args[position] if position < len(args) else kwargs.get(argument.name, argument.default_value)
-            return bool(value)
-    return True
-
-
-def user_line() -> str:
-    """``file.py:31 in forward``: the innermost frame that is neither torch's nor ours."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not _is_user(frame.f_code.co_filename):
-        frame = frame.f_back
-    if frame is None:
-        return "unknown"
-    path = Path(frame.f_code.co_filename)
-    return f"{'/'.join(path.parts[-2:])}:{frame.f_lineno} in {frame.f_code.co_name}"
-
-
-def _is_user(filename: str) -> bool:
-    if filename.startswith(_USER_DIRS):
-        return True
-    return not (filename.startswith((_TORCH_DIR, _OWN_DIR, "<frozen")) or "/contextlib.py" in filename)

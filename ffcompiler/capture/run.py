@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ..errors import CaptureError
 from ..loops import Body, drive_loops
 from ..trees import flatten, unflatten
-from .record import Made, Recorder, Segment, Token, tensor_type, user_line
+from .facts import tensor_type, user_line
+from .record import Made, Recorder, Segment, Token
 from .unify import Steps
 
 REAL_SECONDS = 20.0
@@ -58,6 +59,8 @@ class Run:
                 "  write its sequential loop as ffc.fori_loop(lo, hi, body, init)"
             )
         leaves = [leaf for _, leaf in flatten(self.result)[0]]
+        self.recorder.check_places(range(len(self.recorder.outside)))
+        self.recorder.check_overwritten()
         self.epilogue.results = tuple(self.recorder.token(leaf) for leaf in leaves if isinstance(leaf, Tensor))
         return self
 
@@ -73,16 +76,20 @@ class Run:
         self.made = self.recorder.close_prologue(leaves)
         self.init = tuple(self.recorder.token(t) for t in leaves)
         init_leaves = list(leaves)
+        leaves = [self.recorder.apart(t) for t in leaves]
         started = time.perf_counter()
-        state = init
+        state = unflatten(self.tree, leaves)
         for position, i in enumerate(range(lo, hi)):
-            if self.first is None and position > 1 and time.perf_counter() - started > REAL_SECONDS:
+            slow = time.perf_counter() - started > REAL_SECONDS and not self.recorder.overwritten
+            if self.first is None and position > 1 and slow:
                 self._confirm_without_values(range(i, hi), body, leaves)
                 break
             if not self.only_kept or position in self.keep:
                 state, leaves = self._step(position, i, body, state, leaves)
             self._report(position + 1)
         self.seconds = time.perf_counter() - started
+        self.recorder.check_places(range(len(self.recorder.outside)))
+        self.recorder.in_loop = False
         self.in_place = self.recorder.has_written(init_leaves)
         self.final = _copies(leaves)
         self.epilogue = self.recorder.begin(leaves)
@@ -113,6 +120,7 @@ class Run:
         self.recorder.with_sources = position == 0
         segment = self.recorder.begin(leaves)
         state = body(i, state)
+        self.recorder.check_places(range(len(self.recorder.outside)) if position < 2 else self.recorder.overwritten)
         after, tree = _state_leaves(state)
         if tree != self.tree or [tensor_type(t) for t in after] != [tensor_type(t) for t in leaves]:
             raise CaptureError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import CaptureError
-from .record import Call, Segment, exact_number
+from .facts import exact_number
+from .record import Call, Segment
 
 
 @dataclass(slots=True)
