@@ -27,7 +27,7 @@ from .files import replace_file
 from .plan import Plan, Weight
 from .verify import verify
 
-FORMAT = (1, 0)
+FORMAT = (2, 0)
 """Major and minor version; a newer minor is read, a newer major is not."""
 
 MANIFEST, PLAN, WEIGHTS = "manifest.json", "plan.json", "weights.safetensors"
@@ -93,10 +93,10 @@ def from_bytes(data: bytes) -> tuple[Plan, dict[str, Tensor]]:
     """Plan and weights from an artifact's bytes; the plan is verified, the weights are those it names."""
     members = read(data, (MANIFEST, PLAN, WEIGHTS))
     manifest = decode(members[MANIFEST], Manifest)
-    if manifest.format[0] > FORMAT[0] or manifest.format[0] < 1:
+    if manifest.format[0] != FORMAT[0]:
         raise ArtifactError(
             f"the file has format {manifest.format[0]}.{manifest.format[1]}; this ffcompiler {version('ffcompiler')} "
-            f"reads {FORMAT[0]}.x; upgrade, or compile it again"
+            f"reads {FORMAT[0]}.x; {'upgrade, or ' if manifest.format[0] > FORMAT[0] else ''}compile it again"
         )
     for member, digest in ((PLAN, manifest.plan_sha256), (WEIGHTS, manifest.weights_sha256)):
         if hashlib.sha256(members[member]).hexdigest() != digest:

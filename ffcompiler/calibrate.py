@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .live import Live
 from .plan import Bits, Candidate, Costs, Method, Plan, Schedule
-from .proof import Patterns
+from .proof import Proof
 from .runtime.equality import same_bits
 from .runtime.record import Ending, RunRecord
 from .runtime.runner import Execution, Runner
@@ -38,7 +38,7 @@ class Calibration:
 
 def calibrate(
     plan: Plan,
-    patterns: Patterns,
+    proof: Proof,
     live: Live,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
@@ -47,9 +47,9 @@ def calibrate(
 ) -> Calibration:
     """Costs on this machine now, and the candidates with their measured seconds and sweeps."""
     device = torch.device(plan.device)
-    trial = _Trial(plan, patterns, live, device)
+    trial = _Trial(plan, proof, live, device)
     reference_seconds = _reference_seconds(live, args, kwargs, device)
-    costs = trial.costs(reference_seconds)
+    costs = trial.costs(reference_seconds, schedules)
     tried = []
     for position, schedule in enumerate(schedules):
         say("candidates", position, len(schedules))
@@ -62,7 +62,7 @@ def calibrate(
 @dataclass(slots=True)
 class _Trial:
     plan: Plan
-    patterns: Patterns
+    proof: Proof
     live: Live
     device: torch.device
 
@@ -70,9 +70,9 @@ class _Trial:
     def arguments(self) -> tuple[Tensor, ...]:
         return self.live.captured.replays[0].arguments
 
-    def costs(self, reference_seconds: float) -> Costs:
-        """From a few whole sweeps of each kind, bookkeeping included, from the first state on."""
-        runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.patterns, self.device, guarded=False)
+    def costs(self, reference_seconds: float, schedules: Sequence[Schedule]) -> Costs:
+        """From a few sweeps of each kind, bookkeeping included, on the first state."""
+        runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.proof, self.device, guarded=False)
         system = runner.system
         assert system is not None
         weights = self.live.weights()
@@ -81,7 +81,25 @@ class _Trial:
             once = _median_seconds(lambda: runner.broken_patterns(runner.begin(self.arguments, weights)), self.device)
             certify = self._sweep_seconds(runner, execution, True, reference_seconds)
             sweep = certify if system.tail.exact else self._sweep_seconds(runner, execution, False, reference_seconds)
-        return Costs(reference_seconds / system.blocks, sweep, certify, once)
+            windows = dict(self._window_seconds(s, reference_seconds) for s in schedules if s.windows)
+        return Costs(reference_seconds / system.blocks, sweep, certify, once, tuple(sorted(windows.items())))
+
+    def _window_seconds(self, schedule: Schedule, reference_seconds: float) -> tuple[int, float]:
+        """Blocks and seconds of a windowed sweep in the middle of the array."""
+        runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
+        assert runner.system is not None
+        execution = runner.begin(self.arguments, self.live.weights())
+        solve = runner.solver(execution)
+        state = runner.system.start_from(execution.init[0])
+        middle = 0 if schedule.method is Method.JACOBI else runner.system.blocks // 2
+        try:
+            solve.sweep(state, False)  # fills the workspace
+            width = _restart(solve, middle).width() or 1
+            return width, _median_seconds(lambda: _restart(solve, middle).sweep(state, False), self.device)
+        except Exception:  # as for whole sweeps
+            return runner.system.blocks, 2 * reference_seconds
+        finally:
+            solve.release()
 
     def _sweep_seconds(self, runner: Runner, execution: Execution, exact: bool, reference_seconds: float) -> float:
         """The median of a few sweeps over the whole array; a sweep that raises or fails a premise ends the look."""
@@ -96,7 +114,7 @@ class _Trial:
 
     def run(self, schedule: Schedule, costs: Costs, reference_seconds: float) -> tuple[Candidate, bool]:
         """One candidate through to the end, and whether its bits are the reference's."""
-        runner = Runner(replace(self.plan, schedule=schedule, costs=costs), self.patterns, self.device)
+        runner = Runner(replace(self.plan, schedule=schedule, costs=costs), self.proof, self.device)
         best: tuple[float, RunRecord] | None = None
         known = self.live.captured.replays[0]
         ok = True
@@ -112,7 +130,8 @@ class _Trial:
         if record.ending is not Ending.SWEEPS:
             seconds += costs.step * (record.blocks - record.certified)
         note = _note(record, ok, reference_seconds / seconds)
-        return Candidate(schedule, seconds, len(record.sweeps), note), ok
+        certifying = sum(1 for s in record.sweeps if s.certified)
+        return Candidate(schedule, seconds, len(record.sweeps), note, certifying), ok
 
     def _once(self, runner: Runner) -> tuple[float, RunRecord, list[Tensor]]:
         weights = self.live.weights()
@@ -125,9 +144,10 @@ class _Trial:
             return _now(self.device) - started, execution.record, results
 
 
-def _restart(solve: Solve) -> Solve:
-    """Back to the first block, so that every counted sweep works on the whole array."""
-    solve.working = solve.certified = solve.reached = 0
+def _restart(solve: Solve, front: int = 0) -> Solve:
+    """Back to a front, so that every counted sweep does the same work."""
+    solve.certified = solve.reached = 0
+    solve.working, solve.settled = front, max(front - 1, 0)
     return solve
 
 
@@ -136,8 +156,7 @@ def _note(record: RunRecord, ok: bool, speedup: float) -> str:
         return "its certified bits are not the reference's"
     if record.ending is not Ending.SWEEPS:
         return f"stopped at block {record.certified} of {record.blocks}: {record.ending.name.lower()}"
-    certifying = sum(1 for s in record.sweeps if s.certified)
-    return f"{speedup:.1f}x the reference's speed, {certifying} certifying sweeps"
+    return f"{speedup:.1f}x the reference's speed"
 
 
 def _now(device: torch.device) -> float:

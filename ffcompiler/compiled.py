@@ -14,12 +14,12 @@ from torch import Tensor
 
 from .artifact import save_artifact
 from .capture import describe_arguments
-from .errors import ArtifactError, CaptureError, SignatureError
+from .errors import ArtifactError, CaptureError, SignatureError, UsageError
 from .explain import Explanation, explain
 from .inspect import write_page
 from .live import Live
-from .plan import Leaf, Method, Plan, Signature, ZeroPattern
-from .proof import Patterns, Proof, Prover, Refusal
+from .plan import Leaf, Method, Plan, Signature, Unchanged, ZeroPattern
+from .proof import Proof, Prover, Refusal
 from .runtime.equality import Difference, compare
 from .runtime.record import Certificate, Ending, RunRecord, Sweep
 from .runtime.runner import Execution, Runner, constants_of
@@ -56,7 +56,7 @@ class Compiled:
     """
 
     plan: Plan
-    patterns: Patterns
+    proof: Proof
     prove: Prover  # for when weights have changed
     live: Live | None = None
     stored: Mapping[str, Tensor] = field(default_factory=dict)
@@ -68,7 +68,14 @@ class Compiled:
     def __post_init__(self) -> None:
         self.device = torch.device(self.plan.device)
         if self.plan.program is not None:
-            self._runner = Runner(self.plan, self.patterns, self.device)
+            self._runner = Runner(self.plan, self.proof, self.device)
+            if self.live is None and (why := self._unsettled(self._runner, self.stored)) is not None:
+                raise ArtifactError(f"{why}\n  the weights were changed after compilation; compile the function again")
+
+    @staticmethod
+    def _unsettled(runner: Runner, weights: Mapping[str, Tensor]) -> str | None:
+        """Why what steps write into ``weights`` is not the same in all steps, if it is not."""
+        return runner.overwrites.unsettled(runner.overwrites.evaluated(weights))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the function gives for these arguments, evaluated without gradients.
@@ -93,7 +100,7 @@ class Compiled:
 
     def explain(self) -> Explanation:
         """Is this function worth compiling, why, and what would change that; as text and as data."""
-        return explain(self.plan)
+        return explain(self.plan, self.proof)
 
     def verify(self, *args: Any, **kwargs: Any) -> Verification:
         """Run both and compare: bits equal, or where they differ and by how much."""
@@ -134,6 +141,8 @@ class Compiled:
             return self._sequentially(args, kwargs, Ending.GUARD, "the first sweep is not worth its cost")
         with torch.no_grad(), _no_autocast(self.device):
             execution = runner.begin(tensors, weights)
+            if self.live is not None and (why := runner.overwrites.unsettled(execution.env)) is not None:
+                return self._sequentially(args, kwargs, Ending.STALE, why)
             if self._unproved is not None and self.plan.program is not None:
                 self._accept(self.prove(self.plan.program, execution.env), self._unproved)
                 self._unproved, runner = None, self._runner or runner
@@ -147,7 +156,10 @@ class Compiled:
             execution.record.certificate = runner.certify(execution)
             if solution.certified == execution.record.blocks or self.live is None:
                 state = runner.finish(execution)
-                return self._result(runner.results(execution, state)), execution.record
+                result = self._result(runner.results(execution, state))
+                if self.live is not None:
+                    self.live.write(runner.overwrites.values(execution.env))
+                return result, execution.record
             front, resumed = runner.resume_state(execution)
         return self.live.resume(args, kwargs, front, resumed), execution.record
 
@@ -167,7 +179,7 @@ class Compiled:
         """
         assert self.plan.program is not None
         constants = constants_of(self.plan.program, self.stored)
-        zeros = {p.value for p in self.plan.premises if isinstance(p, ZeroPattern)}
+        zeros = {p.value for p in self.plan.premises if isinstance(p, ZeroPattern | Unchanged)}
         self._unproved = None if zeros <= set(constants) else name
         if self._unproved is None:
             self._accept(self.prove(self.plan.program, constants), name)
@@ -180,8 +192,8 @@ class Compiled:
                 f"{name}: the weights in the file do not support the plan in it\n  {why}\n"
                 "  the file was changed after it was written; compile the function again"
             )
-        self.patterns = proof.patterns
-        self._runner = Runner(self.plan, self.patterns, self.device)
+        self.proof = proof
+        self._runner = Runner(self.plan, self.proof, self.device)
 
     def _prove_again(self, execution: Execution) -> Runner | Refusal:
         """The weights have changed where the proof needs zeros: prove with the new ones."""
@@ -190,8 +202,8 @@ class Compiled:
         if isinstance(proof, Refusal):
             return proof
         self.plan = replace(self.plan, premises=proof.premises)
-        self.patterns = proof.patterns
-        self._runner = Runner(self.plan, self.patterns, self.device)
+        self.proof = proof
+        self._runner = Runner(self.plan, self.proof, self.device)
         return self._runner
 
     # ------------------------------------------------------------------------------------------ arguments
@@ -236,6 +248,8 @@ class Compiled:
     def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
         """Write the artifact; an existing file is kept unless ``force``. Raises: `UsageError`, `FFCompilerError`."""
         weights = self.live.weights() if self.live is not None else self.stored
+        if self._runner is not None and (why := self._unsettled(self._runner, weights)) is not None:
+            raise UsageError(f"{why}\n  compile the function again with these weights, then save")
         save_artifact(self.plan, weights, path, force)
 
     def inspect(self, path: str | os.PathLike[str], record: RunRecord | None = None, force: bool = False) -> None:

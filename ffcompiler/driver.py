@@ -20,7 +20,8 @@ from .live import Live
 from .passes.dependence import prove
 from .passes.partition import partition
 from .plan import ArrayLoop, Bits, Candidate, Equality, Method, Plan, Schedule
-from .proof import Patterns, Refusal
+from .probe import best_alignment
+from .proof import NO_PROOF, Proof, Refusal
 from .runtime.runner import Runner
 from .schedules import candidates_for, parse_schedule
 from .trees import flatten
@@ -45,7 +46,7 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
 
     ``example_args`` (and ``example_kwargs``) fix shapes, dtypes and device, and calibrate the choice of schedule.
     ``equality``: ``"bits"`` or `tolerance(rtol, atol)`. ``schedule``: ``"auto"``, or a name such as ``"jacobi"``,
-    ``"gs-jacobi(98)"``, ``"sliding(98)"``, ``"gauss-seidel"``, ``"sequential"``.
+    ``"gs-jacobi(98)"``, ``"sliding(98)+windows"``, ``"wavefront"``, ``"gauss-seidel"``, ``"sequential"``.
 
     With ``"auto"`` a function that cannot be parallelised safely becomes a `Compiled` that runs it as it is, and
     ``explain()`` says why. Evaluation is without gradients.
@@ -60,20 +61,20 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
     try:
         captured = capture(function, example_args, kwargs, lambda done, of: say("capture", done, of))
         live = Live(function, captured)
-        plan, patterns = _sound_plan(captured, live, equal)
+        plan, proof = _sound_plan(captured, live, equal)
     except CaptureError as error:
         if wanted is not None and wanted.method is not Method.SEQUENTIAL:
             raise
         return _uncaptured(function, equal, _device_of(example_args), str(error))
     if wanted is not None and wanted.method is Method.SEQUENTIAL:
-        return Compiled(verify(replace(plan, why="sequential execution was asked for by name")), patterns, prove, live)
+        return Compiled(verify(replace(plan, why="sequential execution was asked for by name")), proof, prove, live)
     if plan.refusal is None:
-        schedules = candidates_for(_blocks(plan)) if wanted is None else (wanted,)
-        calibration = calibrate(plan, patterns, live, example_args, kwargs, schedules, say)
+        schedules = candidates_for(*_shape(plan), proof.wave is not None) if wanted is None else (wanted,)
+        calibration = calibrate(plan, proof, live, example_args, kwargs, schedules, say)
         plan = _choose(plan, wanted, calibration)
     if plan.refusal is not None and wanted is not None:
         raise CausalityError(f"schedule {wanted} is not sound for this function\n{plan.refusal}")
-    return Compiled(verify(plan), patterns, prove, live)
+    return Compiled(verify(plan), proof, prove, live)
 
 
 def load(path: str | os.PathLike[str], device: str | None = None, sha256: str | None = None) -> Compiled:
@@ -90,8 +91,8 @@ def load(path: str | os.PathLike[str], device: str | None = None, sha256: str | 
     weights = {name: t.to(where) for name, t in weights.items()}
     loop = plan.program.loop if plan.program else None
     if plan.refusal is not None or not isinstance(loop, ArrayLoop):
-        return Compiled(plan, {}, prove, stored=weights)
-    compiled = Compiled(plan, {}, prove, stored=weights)
+        return Compiled(plan, NO_PROOF, prove, stored=weights)
+    compiled = Compiled(plan, NO_PROOF, prove, stored=weights)
     compiled.prove_stored(os.fspath(path))
     return compiled
 
@@ -111,15 +112,17 @@ def _available(device: str) -> torch.device:
     return where
 
 
-def _blocks(plan: Plan) -> int:
-    assert plan.system is not None
-    return plan.system.blocks
+def _shape(plan: Plan) -> tuple[int, int]:
+    """Blocks in the array, and in a row of it."""
+    loop = plan.system
+    assert loop is not None
+    return loop.blocks, loop.row
 
 
 def _uncaptured(function: Callable[..., Any], equality: Equality, device: str, reason: str) -> Compiled:
     """What could not be captured runs as it is."""
     plan = Plan(None, SEQUENTIAL, equality, device, refusal=reason, why="the function could not be captured")
-    return Compiled(verify(plan), {}, prove, function=function)
+    return Compiled(verify(plan), NO_PROOF, prove, function=function)
 
 
 def _equality(equality: Equality | str) -> Equality:
@@ -130,29 +133,35 @@ def _equality(equality: Equality | str) -> Equality:
     return equality
 
 
-def _sound_plan(captured: Captured, live: Live, equality: Equality) -> tuple[Plan, Patterns]:
+def _sound_plan(captured: Captured, live: Live, equality: Equality) -> tuple[Plan, Proof]:
     """The plan with its system and proof, its schedule still sequential; or with the refusal that says why not."""
     arguments = captured.replays[0].arguments
     device = arguments[0].device if arguments else torch.device("cpu")
     base = Plan(captured.program, SEQUENTIAL, equality, device.type)
     weights = live.weights()
-    confirm(Runner(base, {}, device), captured, weights)
+    confirm(Runner(base, NO_PROOF, device), captured, weights)
     program = partition(captured.program)
     if isinstance(program, Refusal):
-        return replace(base, refusal=str(program)), {}
+        return replace(base, refusal=str(program)), NO_PROOF
     plan = replace(base, program=program)
     with torch.no_grad():
-        execution = Runner(plan, {}, device).begin(arguments, weights)
+        execution = Runner(plan, NO_PROOF, device).begin(arguments, weights)
     proof = prove(program, execution.env)
     if isinstance(proof, Refusal):
-        return replace(plan, refusal=str(proof)), {}
+        return replace(plan, refusal=str(proof)), NO_PROOF
     proved = replace(plan, premises=proof.premises)
-    runner = Runner(proved, proof.patterns, device)
+    runner = Runner(proved, proof, device)
     confirm(runner, captured, weights)
     leak = interference(runner, captured, proof, weights)
     if leak is not None:
-        return replace(plan, refusal=str(leak)), {}
-    return proved, proof.patterns
+        return replace(plan, refusal=str(leak)), NO_PROOF
+    return replace(proved, align=_alignment(runner, captured, weights)), proof
+
+
+def _alignment(runner: Runner, captured: Captured, weights: Mapping[str, Tensor]) -> int:
+    replay = captured.replays[0]
+    with torch.no_grad():
+        return best_alignment(runner, runner.begin(replay.arguments, weights), replay.final[0])
 
 
 def _choose(plan: Plan, wanted: Schedule | None, calibration: Calibration) -> Plan:

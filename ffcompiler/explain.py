@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .plan import Bits, Candidate, Finite, Method, Plan, ZeroPattern
+from .plan import Bits, Bounded, Candidate, Finite, Method, Plan, Schedule, Unchanged, ZeroPattern
+from .proof import NO_PROOF, Proof
+from .summary import Dependence, dependence
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +19,28 @@ class Explanation:
     candidates: tuple[Candidate, ...]
     premises: tuple[str, ...]
     would_change: tuple[str, ...]
+    dependence: Dependence | None = None
 
     @property
     def json(self) -> dict[str, Any]:
-        data = asdict(self)
+        data = asdict(replace(self, dependence=None))
         data["candidates"] = [
-            {"schedule": str(c.schedule), "seconds": c.seconds, "sweeps": c.sweeps, "note": c.note}
+            {
+                "schedule": str(c.schedule),
+                "seconds": c.seconds,
+                "sweeps": c.sweeps,
+                "certifying": c.certifying,
+                "note": c.note,
+            }
             for c in self.candidates
         ]
+        data["dependence"] = None if self.dependence is None else self.dependence.json
         return data
 
     def __str__(self) -> str:
         parts = [self.verdict, "", "why", *_bullets(self.why)]
+        if self.dependence is not None:
+            parts += ["", "dependence", *_bullets(tuple(self.dependence.lines()))]
         if self.candidates:
             parts += ["", "candidates, on the example inputs", *_table(self.candidates)]
         if self.premises:
@@ -37,10 +49,15 @@ class Explanation:
         return "\n".join(parts)
 
 
-def explain(plan: Plan) -> Explanation:
-    """The explanation of a plan; nothing is run."""
+def explain(plan: Plan, proof: Proof = NO_PROOF) -> Explanation:
+    """The explanation of a plan and its proof; nothing is run."""
     return Explanation(
-        _verdict(plan), tuple(_why(plan)), plan.candidates, tuple(_premises(plan)), tuple(_changes(plan))
+        _verdict(plan),
+        tuple(_why(plan)),
+        plan.candidates,
+        tuple(_premises(plan)),
+        tuple(_changes(plan)),
+        dependence(plan, proof),
     )
 
 
@@ -63,6 +80,7 @@ def _verdict(plan: Plan) -> str:
 def _why(plan: Plan) -> list[str]:
     lines = [] if plan.refusal is None else [plan.refusal]
     lines += [plan.why] if plan.why else []
+    lines += _of_windows(plan)
     if plan.system is not None and plan.refusal is None:
         loop = plan.system
         lines.append(
@@ -72,12 +90,40 @@ def _why(plan: Plan) -> list[str]:
     return lines
 
 
+def _of_windows(plan: Plan) -> list[str]:
+    """What windows bring here, by the candidates that were tried."""
+    finished = [c for c in plan.candidates if c.certifying]
+    windowed = [c for c in finished if c.schedule.windows and c.schedule.method is not Method.GAUSS_SEIDEL]
+    jacobi = next((c for c in finished if c.schedule == Schedule(Method.JACOBI)), None)
+    if not windowed or jacobi is None:
+        return []
+    best = min(windowed, key=lambda c: c.seconds)
+    if best.seconds < jacobi.seconds:
+        plural = "" if best.certifying == 1 else "s"
+        gain = f"{best.schedule} is {jacobi.seconds / best.seconds:.1f}x as fast as sweeps over the whole"
+        return [f"{gain}; it needs {best.certifying} certifying sweep{plural}"]
+    nothing = f"windows buy nothing here: {best.schedule} needs {best.sweeps} sweeps, jacobi {jacobi.sweeps}"
+    rounding = f"; {best.certifying} of them had to certify, because windowed kernels round differently from the whole"
+    return [nothing + (rounding if best.certifying > 1 else "")]
+
+
 def _premises(plan: Plan) -> list[str]:
     lines = []
     finite = [p for p in plan.premises if isinstance(p, Finite)]
     if finite:
         places = ", ".join(dict.fromkeys(f"{p.op} at {p.source}" for p in finite))
         lines.append(f"inputs of {places} are finite in every certifying sweep (0 times Inf is not 0)")
+    lines += [
+        f"{p.value}, at {p.op} at {p.source}, stays below {p.bound:.4g} in magnitude (the mask hides by its size only)"
+        for p in plan.premises
+        if isinstance(p, Bounded)
+    ]
+    lines += [f"{p.value} is the mask that it was" for p in plan.premises if isinstance(p, Unchanged)]
+    weights = {w.name: w.path for w in plan.program.weights} if plan.program else {}
+    lines += [
+        f"{weights[o.weight]} is written in every step at {o.source}; from the first time on that changes nothing"
+        for o in (plan.program.overwrites if plan.program else ())
+    ]
     zeros = [p for p in plan.premises if isinstance(p, ZeroPattern)]
     lines += [f"{p.value}: {p.zeros} of {p.of} entries are zero, and stay so" for p in zeros]
     if plan.schedule.method is not Method.SEQUENTIAL and isinstance(plan.equality, Bits):
@@ -108,4 +154,7 @@ def _bullets(lines: tuple[str, ...]) -> list[str]:
 
 def _table(candidates: tuple[Candidate, ...]) -> list[str]:
     width = max(len(str(c.schedule)) for c in candidates)
-    return [f"  {c.schedule!s:<{width}}  {c.seconds:>10.4g} s  {c.sweeps:>5} sweeps  {c.note}" for c in candidates]
+    return [
+        f"  {c.schedule!s:<{width}}  {c.seconds:>10.4g} s  {c.sweeps:>5} sweeps, {c.certifying:>4} certifying  {c.note}"
+        for c in candidates
+    ]

@@ -57,6 +57,18 @@ class Live:
         """The weights as they are now: a parameter that was replaced is the new one."""
         return self.captured.weights(look(self.function))
 
+    def write(self, values: Mapping[str, Tensor]) -> None:
+        """Leave the weights as the function's own steps would: its writes into them were made before the loop."""
+        if not values:
+            return
+        tensors = look(self.function).tensors
+        for name, value in values.items():
+            weight = tensors[self.captured.places[name].paths[0]]
+            if name in self.captured.rebound:
+                weight.data = value.clone()
+            else:
+                weight.data.copy_(value)
+
     def now(self, device: str) -> tuple[dict[str, Tensor], str | None]:
         """The weights as they are now, and what has changed such that the graph is no longer the function's."""
         view = look(self.function)

@@ -19,7 +19,8 @@ All graphs of a program share one name space, so the environment of a run is a d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
 
@@ -158,6 +159,21 @@ class ArrayLoop:
         """Number of blocks, which is the number of equations: one per step."""
         return self.hi - self.lo
 
+    @property
+    def row(self) -> int:
+        """Consecutive steps that write one row, where the steps go through an array row by row; else 1."""
+        if len(self.write.axes) < 2:
+            return 1
+        outer = [self.tables[axis.table] for axis in self.write.axes[:-1]]
+        places = list(zip(*outer, strict=True))
+        length = next((k for k, place in enumerate(places) if place != places[0]), len(places))
+        in_rows = all(len(set(places[k : k + length])) == 1 for k in range(0, len(places), length))
+        return length if in_rows and length < len(places) else 1
+
+    def in_order(self, order: tuple[int, ...]) -> ArrayLoop:
+        """The same steps, one after the other as ``order`` has them."""
+        return replace(self, tables=tuple(tuple(row[k] for k in order) for row in self.tables))
+
     def __str__(self) -> str:
         start, write = f"{self.carry} = {self.init}", f"{self.carry.name}[{self.write}] = tail()"
         head = section("array_loop", [*_steps_text(self), start, f"tree = {self.carry_tree!r}", write])
@@ -171,6 +187,22 @@ def _steps_text(loop: Loop | ArrayLoop) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Overwrite:
+    """Every step of the loop writes ``value``, made by the prologue from weights alone, into ``weight``.
+
+    From the first write on this must change nothing (`runtime/overwrites.py` looks in every call): what the loop and
+    the epilogue read in place of the weight is then the same in all steps.
+    """
+
+    weight: str
+    value: Ref
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.weight} = {self.value}{comment(self.source)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     signature: Signature
     weights: tuple[Weight, ...]
@@ -178,10 +210,12 @@ class Program:
     loop: Loop | ArrayLoop
     epilogue: Graph
     result: Result
+    overwrites: tuple[Overwrite, ...] = ()
 
     def __str__(self) -> str:
         weights = [section("weights", map(str, self.weights))] if self.weights else []
-        graphs = [self.prologue.text("prologue"), str(self.loop), self.epilogue.text("epilogue")]
+        overwrites = [section("overwrites", map(str, self.overwrites))] if self.overwrites else []
+        graphs = [self.prologue.text("prologue"), *overwrites, str(self.loop), self.epilogue.text("epilogue")]
         return "\n\n".join([str(self.signature), *weights, *graphs, str(self.result)])
 
 
@@ -194,17 +228,25 @@ class Method(Enum):
     JACOBI = "jacobi"  # all blocks at once
     GS_JACOBI = "gs-jacobi"  # groups of `block` in order, Jacobi inside a group
     SLIDING = "sliding"  # the `block` blocks after the front
+    WAVEFRONT = "wavefront"  # one level after the other: blocks that depend on none of each other
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How far past the front to work: ``hi = ahead(front)`` (paper, section 3; GS-Jacobi and Jacobi of the same)."""
+    """How far past the front to work: ``hi = ahead(front)`` (paper, section 3; GS-Jacobi and Jacobi of the same).
+
+    With ``windows``, sweeps that do not certify compute only the elements that can have changed (docs/windows.md).
+    """
 
     method: Method
     block: int | None = None
+    windows: bool = False
 
-    def ahead(self, front: int, blocks: int) -> int:
-        """The end of the window when the blocks before ``front`` are final: ``front < ahead <= blocks``."""
+    def ahead(self, front: int, blocks: int, levels: tuple[int, ...] = ()) -> int:
+        """The end of the window when the blocks before ``front`` are final: ``front < ahead <= blocks``.
+
+        ``levels``: where each level ends, with the blocks sorted by level.
+        """
         match self.method, self.block:
             case ((Method.GAUSS_SEIDEL | Method.SEQUENTIAL), _):
                 return front + 1
@@ -214,10 +256,14 @@ class Schedule:
                 return min((front // b + 1) * b, blocks)
             case Method.SLIDING, int(b):
                 return min(front + b, blocks)
+            case Method.WAVEFRONT, _:
+                return levels[bisect_right(levels, front)] if levels else front + 1
         raise AssertionError(f"{self.method} needs a block size")
 
     def __str__(self) -> str:
-        return self.method.value if self.block is None else f"{self.method.value}({self.block})"
+        """``jacobi``, ``sliding(98)``, ``sliding(98)+windows``."""
+        block = "" if self.block is None else f"({self.block})"
+        return f"{self.method.value}{block}{'+windows' if self.windows else ''}"
 
 
 # ---------------------------------------------------------------------------------------------------- equality
@@ -266,6 +312,22 @@ class Finite:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounded:
+    """Every element of ``value`` is smaller than ``bound`` in magnitude in the sweep, so that a masked score is lower.
+
+    A mask of -1e4 hides a key only while the scores of the others are far above it (docs/attention.md).
+    """
+
+    value: str
+    bound: float
+    op: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"bounded({self.value}, {self.bound!r}, {self.op}){comment(self.source)}"
+
+
+@dataclass(frozen=True, slots=True)
 class ZeroPattern:
     """``value`` is zero wherever it was zero when the dependence was proved; ``sha256`` fingerprints the pattern."""
 
@@ -278,22 +340,49 @@ class ZeroPattern:
         return f"zeros({self.value}, {self.zeros}, of={self.of}, sha256={self.sha256!r})"
 
 
-Premise: TypeAlias = Finite | ZeroPattern
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """``value``, an attention mask, has the elements that it had when the dependence was proved."""
+
+    value: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"unchanged({self.value}, sha256={self.sha256!r})"
+
+
+Premise: TypeAlias = Finite | Bounded | ZeroPattern | Unchanged
 
 # ---------------------------------------------------------------------------------------------------- plans
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Measured seconds: one step of the reference, one sweep, one certifying sweep, once-per-call work."""
+    """Measured seconds: one step of the reference, one sweep, one certifying sweep, once-per-call work.
+
+    ``windows``: (blocks, seconds) of windowed sweeps, by ascending number of blocks.
+    """
 
     step: float
     sweep: float
     certify: float
     once: float
+    windows: tuple[tuple[int, float], ...] = ()
+
+    def window(self, blocks: int) -> float:
+        """Seconds of a windowed sweep over so many blocks, interpolated; a whole sweep where none was measured."""
+        if not self.windows:
+            return self.sweep
+        below = [w for w in self.windows if w[0] <= blocks] or [self.windows[0]]
+        above = [w for w in self.windows if w[0] >= blocks] or [self.windows[-1]]
+        (a, low), (b, high) = below[-1], above[0]
+        if blocks > b:  # wider than any that was measured: in proportion, and at most a whole sweep
+            return min(high * blocks / b, max(high, self.sweep))
+        return low if a >= b else low + (high - low) * (blocks - a) / (b - a)
 
     def __str__(self) -> str:
-        return f"step={self.step!r}, sweep={self.sweep!r}, certify={self.certify!r}, once={self.once!r}"
+        numbers = f"step={self.step!r}, sweep={self.sweep!r}, certify={self.certify!r}, once={self.once!r}"
+        return numbers + (f", windows={self.windows!r}" if self.windows else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,10 +393,11 @@ class Candidate:
     seconds: float
     sweeps: int
     note: str
+    certifying: int = 0
 
-    def cells(self) -> tuple[str, str, str, str]:
+    def cells(self) -> tuple[str, str, str, str, str]:
         """Its row in the table of candidates."""
-        return str(self.schedule), repr(self.seconds), str(self.sweeps), one_line(self.note)
+        return str(self.schedule), repr(self.seconds), str(self.sweeps), str(self.certifying), one_line(self.note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +413,7 @@ class Plan:
     why: str = ""
     costs: Costs | None = None
     candidates: tuple[Candidate, ...] = ()
+    align: int = 1  # windows of products are cut at multiples of this: found to round most like the whole (a hint)
 
     @property
     def system(self) -> ArrayLoop | None:
@@ -333,7 +424,7 @@ class Plan:
     def __str__(self) -> str:
         blocks = ["\n".join(self._head())]
         if self.candidates:
-            rows = [("schedule", "seconds", "sweeps", "note"), *(c.cells() for c in self.candidates)]
+            rows = [("schedule", "seconds", "sweeps", "certifying", "note"), *(c.cells() for c in self.candidates)]
             blocks.append(section("candidates", columns(rows)))
         if self.premises:
             blocks.append(section("premises", map(str, self.premises)))
@@ -347,5 +438,6 @@ class Plan:
             "why": self.why or None,
             "refusal": self.refusal,
             "costs": None if self.costs is None else str(self.costs),
+            "align": None if self.align == 1 else str(self.align),
         }
         return [item(key, text) for key, text in known.items() if text is not None]

@@ -11,9 +11,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from .plan import Premise, Program
+from .windows import Windows
 
 Latest: TypeAlias = npt.NDArray[np.int32]
-Patterns: TypeAlias = Mapping[str, npt.NDArray[np.bool_]]
+Patterns: TypeAlias = Mapping[str, npt.NDArray[np.bool_] | Tensor]
+"""For each value, where it was not zero; or the value itself, where the proof uses all of it (a mask)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +30,31 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The system is triangular while ``premises`` hold.
+    """The system is triangular while ``premises`` hold. Step ``k`` reads blocks up to ``reads[k]`` (-1: none).
 
-    ``patterns``: for each value whose zeros the proof uses, where it was not zero. ``latest``: for each shared value
-    that the tail reads, the last step that each element can depend on (-1: none).
+    ``patterns``: what was there, for each value whose zeros, or elements, the proof uses. ``latest``: for each shared
+    value that the tail reads, the last step that each element can depend on (-1: none).
     """
 
     premises: tuple[Premise, ...]
     patterns: Patterns
     latest: Mapping[str, Latest]
+    reads: tuple[int, ...] = ()
+    windows: Windows | None = None
+    wave: Wave | None = None
 
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """The steps by level: ``order`` holds them sorted, ``ends`` where each level ends, ``proof`` is for that order."""
+
+    order: tuple[int, ...]
+    ends: tuple[int, ...]
+    proof: Proof
+
+
+NO_PROOF = Proof((), {}, {})
+"""Of a plan that runs sequentially."""
 
 Prover: TypeAlias = Callable[[Program, Mapping[str, Tensor]], Proof | Refusal]
 """Proves the loop of a program triangular, given the values that do not depend on the loop's state."""

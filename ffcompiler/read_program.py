@@ -6,7 +6,7 @@ import ast
 
 from .graph import Ref, Value
 from .layout import Table, each, progression
-from .plan import ArrayLoop, Axis, Leaf, Loop, Program, Region, Result, Signature, Weight, WeightKind
+from .plan import ArrayLoop, Axis, Leaf, Loop, Overwrite, Program, Region, Result, Signature, Weight, WeightKind
 from .syntax import (
     Section,
     Sections,
@@ -22,7 +22,7 @@ from .syntax import (
 
 MAX_TABLE = 10_000_000  # entries that a shortened table may expand to
 _LOOPS = {"loop", "body", "array_loop", "invariant", "shared", "tail"}
-SECTIONS = frozenset({"arguments", "weights", "prologue", *_LOOPS, "epilogue", "results"})
+SECTIONS = frozenset({"arguments", "weights", "prologue", "overwrites", *_LOOPS, "epilogue", "results"})
 
 
 def read_program(sections: Sections) -> Program:
@@ -36,6 +36,7 @@ def read_program(sections: Sections) -> Program:
         _array_loop(sections) if "array_loop" in sections else _loop(sections),
         graph(needed(sections, "epilogue")),
         Result(_leaves(results), _tree(results)),
+        _overwrites(sections["overwrites"]) if "overwrites" in sections else (),
     )
 
 
@@ -84,6 +85,17 @@ def _weight(tree: ast.stmt) -> Weight:
         ) if kind in {known.value for known in WeightKind}:
             return Weight(name, WeightKind(kind), string(path), tensor_type(type_))
     raise Unreadable("expected name: type = parameter('path')", tree)
+
+
+def _overwrites(section: Section) -> tuple[Overwrite, ...]:
+    return tuple(_overwrite(tree, section.comment(tree)) for tree in section.statements)
+
+
+def _overwrite(tree: ast.stmt, source: str) -> Overwrite:
+    match tree:
+        case ast.Assign(targets=[ast.Name(id=weight)], value=value):
+            return Overwrite(weight, reference(value), source)
+    raise Unreadable("expected weight = value", tree)
 
 
 # ---------------------------------------------------------------------------------------------------- loops

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from .graph import Step, TensorType
-from .plan import ArrayLoop, Axis, Loop
+from .graph import Ref, Step, TensorType
+from .plan import ArrayLoop, Axis, Loop, Program
 from .rules_graph import atoms
 from .scopes import Fault, Scope, Subject, before_loop, carried_values, type_of
 
@@ -80,6 +80,38 @@ def _output_types(scope: Scope) -> list[TensorType | None]:
 
 def _alike(a: TensorType | None, b: TensorType) -> bool:
     return a is not None and (a.dtype, a.shape) == (b.dtype, b.shape)
+
+
+def overwrites_are_made_from_weights(subject: Subject) -> Faults:
+    """What steps write into a weight exists before the loop, has its type, and is made from weights alone."""
+    if subject.program is None or not subject.program.overwrites:
+        return
+    program, before = subject.program, before_loop(subject.program)
+    types = {weight.name: weight.type for weight in program.weights}
+    written = [write.weight for write in program.overwrites]
+    for write in program.overwrites:
+        if write.weight not in types or written.count(write.weight) > 1:
+            yield Fault(f"{write.weight!a} is overwritten", "name each weight that steps write, once")
+        elif type_of(write.value, before) != types[write.weight]:
+            what = f"{str(write.value)!a}, which is {type_of(write.value, before)}, is written into {write.weight!a}"
+            yield Fault(what, f"write {types[write.weight]}, a value from before the loop")
+        elif write.value not in program.prologue.outputs and write.value.name not in types:
+            yield Fault(f"{str(write.value)!a} is not handed on by the prologue", "add it to the prologue's outputs")
+        elif odd := _sources(program, write.value) - set(types):
+            yield Fault(f"{str(write.value)!a} is made from {min(odd)!a}", "make what steps write from weights alone")
+
+
+def _sources(program: Program, value: Ref) -> set[str]:
+    """The arguments and weights that a value of the prologue is made from."""
+    reads = {node.name: [ref.name for ref in node.refs()] for node in program.prologue.nodes}
+    seen: set[str] = set()
+    stack = [value.name]
+    while stack:
+        name = stack.pop()
+        if name not in seen:
+            seen.add(name)
+            stack += reads.get(name, [])
+    return seen - set(reads)
 
 
 # ---------------------------------------------------------------------------------------------------- the write

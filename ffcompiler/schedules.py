@@ -8,14 +8,14 @@ from .errors import ScheduleError
 from .plan import Method, Schedule
 
 _WITH_BLOCK = (Method.GS_JACOBI, Method.SLIDING)
-_NAME = re.compile(r"([a-z-]+)(?:\((\d+)\))?")
+_NAME = re.compile(r"([a-z-]+)(?:\((\d+)\))?(\+windows)?")
 
 
 def parse_schedule(name: str) -> Schedule | None:
     """The schedule of that name; None for ``auto``.
 
-    >>> str(parse_schedule("sliding(98)"))
-    'sliding(98)'
+    >>> str(parse_schedule("sliding(98)+windows"))
+    'sliding(98)+windows'
 
     Raises: `ScheduleError` for any other name.
     """
@@ -24,13 +24,32 @@ def parse_schedule(name: str) -> Schedule | None:
     match = _NAME.fullmatch(name)
     method = next((m for m in Method if match and m.value == match[1]), None)
     if match is None or method is None or (method in _WITH_BLOCK) != (match[2] is not None) or match[2] == "0":
-        known = ", ".join(f"{m.value}(BLOCKS)" if m in _WITH_BLOCK else m.value for m in Method)
-        raise ScheduleError(f"there is no schedule {name!r}; there are auto, {known}")
-    return Schedule(method, int(match[2]) if match[2] else None)
+        raise ScheduleError(f"there is no schedule {name!r}; there are auto, {_known()}")
+    if match[3] and method is Method.SEQUENTIAL:
+        raise ScheduleError("sequential execution is the reference itself; with windows it is gauss-seidel+windows")
+    return Schedule(method, int(match[2]) if match[2] else None, bool(match[3]))
 
 
-def candidates_for(blocks: int) -> tuple[Schedule, ...]:
-    """The parallel schedules that are tried on the example inputs, each once per size."""
-    sliding = (Schedule(Method.SLIDING, -(-blocks // parts)) for parts in (2, 4, 8) if blocks >= 4 * parts)
-    grouped = (Schedule(Method.GS_JACOBI, -(-blocks // parts)) for parts in (2, 4) if blocks >= 4 * parts)
-    return (Schedule(Method.JACOBI), *sliding, *grouped)
+def _known() -> str:
+    names = ", ".join(f"{m.value}(BLOCKS)" if m in _WITH_BLOCK else m.value for m in Method)
+    return f"{names}; and each but sequential with +windows"
+
+
+CACHED = Schedule(Method.GAUSS_SEIDEL, windows=True)
+"""One position after another, of each tensor only what the last one changed: the sampler that others write by hand."""
+
+
+def candidates_for(blocks: int, row: int = 1, levels: bool = False) -> tuple[Schedule, ...]:
+    """The parallel schedules that are tried on the example inputs, each once per size.
+
+    ``row``: blocks in a row of the array, for windows of whole rows. ``levels``: some blocks do not depend on each
+    other, so that there are fewer levels than blocks.
+    """
+    if blocks < 2:
+        return (Schedule(Method.JACOBI),)
+    sizes = [-(-blocks // parts) for parts in (4, 8, 16, 32) if blocks >= 2 * parts]
+    if row > 1:
+        sizes = [rows * row for rows in (1, 2, 4) if rows * row < blocks] + [max(row // 2, 2)]
+    windows = [Schedule(Method.SLIDING, size, windows=True) for size in dict.fromkeys(sizes)]
+    waves = [Schedule(Method.WAVEFRONT), Schedule(Method.WAVEFRONT, windows=True)] if levels else []
+    return (Schedule(Method.JACOBI), *windows, Schedule(Method.JACOBI, windows=True), *waves, CACHED)

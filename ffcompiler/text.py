@@ -14,7 +14,21 @@ from typing import TypeVar
 
 from .errors import InvalidPlanError
 from .layout import KEY_WIDTH
-from .plan import Bits, Candidate, Costs, Equality, Finite, Method, Plan, Premise, Schedule, Tolerance, ZeroPattern
+from .plan import (
+    Bits,
+    Bounded,
+    Candidate,
+    Costs,
+    Equality,
+    Finite,
+    Method,
+    Plan,
+    Premise,
+    Schedule,
+    Tolerance,
+    Unchanged,
+    ZeroPattern,
+)
 from .read_program import SECTIONS, read_program
 from .syntax import (
     Section,
@@ -64,10 +78,11 @@ def _plan(sections: Sections) -> Plan:
         _head(sections, "why", unquoted) if "why" in sections else "",
         _head(sections, "costs", _costs) if "costs" in sections else None,
         _optional(sections, "candidates", _candidates, ()),
+        _head(sections, "align", lambda text, line: integer(expression(text, line))) if "align" in sections else 1,
     )
 
 
-_HEAD = frozenset({"schedule", "equality", "device", "why", "refusal", "costs"})
+_HEAD = frozenset({"schedule", "equality", "device", "why", "refusal", "costs", "align"})
 
 
 def _optional(sections: Sections, key: str, read: Callable[[Section], T], default: T) -> T:
@@ -86,10 +101,10 @@ def _head(sections: Sections, key: str, read: Callable[[str, int], T]) -> T:
 
 
 def _schedule(text: str, line: int) -> Schedule:
-    form = re.fullmatch(r"([a-z-]+)(?:\((-?\d{1,20})\))?", text)
+    form = re.fullmatch(r"([a-z-]+)(?:\((-?\d{1,20})\))?(\+windows)?", text)
     if form is None or form[1] not in {method.value for method in Method}:
         raise Unreadable("unknown schedule", line)
-    return Schedule(Method(form[1]), int(form[2]) if form[2] else None)
+    return Schedule(Method(form[1]), int(form[2]) if form[2] else None, bool(form[3]))
 
 
 def _equality(text: str, line: int) -> Equality:
@@ -97,7 +112,21 @@ def _equality(text: str, line: int) -> Equality:
 
 
 def _costs(text: str, line: int) -> Costs:
-    return _numbers(Costs, f"costs({text})", line)
+    match expression(f"costs({text})", line):
+        case ast.Call(args=[]) as call:
+            values = dict(keywords(call))
+            windows = values.pop("windows", ast.Tuple([]))
+            if list(values) == ["step", "sweep", "certify", "once"] and isinstance(windows, ast.Tuple):
+                step, sweep, certify, once = map(number, values.values())
+                return Costs(step, sweep, certify, once, tuple(_window(w, line) for w in windows.elts))
+    raise Unreadable("not a costs", line)
+
+
+def _window(tree: ast.expr, line: int) -> tuple[int, float]:
+    match tree:
+        case ast.Tuple(elts=[blocks, seconds]):
+            return integer(blocks), number(seconds)
+    raise Unreadable("not the cost of a window", line)
 
 
 def _numbers(of: type[T], text: str, line: int) -> T:
@@ -116,11 +145,13 @@ def _candidates(section: Section) -> tuple[Candidate, ...]:
 
 
 def _candidate(row: str, line: int) -> Candidate:
-    cells = row.split(maxsplit=3)
-    if len(cells) < 3:
-        raise Unreadable("expected schedule, seconds, sweeps, note", line)
-    seconds, sweeps = number(expression(cells[1], line)), integer(expression(cells[2], line))
-    return Candidate(_schedule(cells[0], line), seconds, sweeps, unquoted(cells[3], line) if cells[3:] else "")
+    cells = row.split(maxsplit=4)
+    if len(cells) < 4:
+        raise Unreadable("expected schedule, seconds, sweeps, certifying, note", line)
+    seconds = number(expression(cells[1], line))
+    sweeps, certifying = (integer(expression(cell, line)) for cell in cells[2:4])
+    note = unquoted(cells[4], line) if cells[4:] else ""
+    return Candidate(_schedule(cells[0], line), seconds, sweeps, note, certifying)
 
 
 def _premises(section: Section) -> tuple[Premise, ...]:
@@ -131,6 +162,12 @@ def _premise(tree: ast.stmt, source: str) -> Premise:
     match tree:
         case ast.Expr(value=ast.Call(func=ast.Name(id="finite"), args=[value, op], keywords=[])):
             return Finite(word(value), dotted(op), source)
+        case ast.Expr(value=ast.Call(func=ast.Name(id="bounded"), args=[value, bound, op], keywords=[])):
+            return Bounded(word(value), number(bound), dotted(op), source)
+        case ast.Expr(value=ast.Call(func=ast.Name(id="unchanged"), args=[value]) as call):
+            match keywords(call):
+                case (("sha256", sha256),):
+                    return Unchanged(word(value), string(sha256))
         case ast.Expr(value=ast.Call(func=ast.Name(id="zeros"), args=[value, zeros]) as call):
             match keywords(call):
                 case (("of", of), ("sha256", sha256)):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, pairwise
 
 from .errors import InvalidPlanError
-from .plan import Bits, Finite, Leaf, Method, Plan, Schedule
+from .plan import Bits, Bounded, Finite, Leaf, Method, Plan, Premise, Schedule, Unchanged, ZeroPattern
 from .rules_graph import (
     arguments_are_well_formed,
     bound_names,
@@ -23,6 +23,7 @@ from .rules_graph import (
 from .rules_loop import (
     body_returns_the_carry,
     carry_begins_with_its_type,
+    overwrites_are_made_from_weights,
     positions_are_written_once,
     steps_stand_in_loops,
     tables_have_an_entry_per_step,
@@ -122,9 +123,18 @@ def figures_are_finite(subject: Subject) -> Iterator[Fault]:
     costs = subject.plan.costs
     if costs and not all(map(_is_figure, (costs.step, costs.sweep, costs.certify, costs.once))):
         yield Fault(f"the costs are {costs}", "measure again")
+    if costs and not _rising(costs.windows):
+        yield Fault(f"the costs of windows are {costs.windows}", "measure again, for rising numbers of blocks")
+    if subject.plan.align < 1:
+        yield Fault(f"windows are aligned to {subject.plan.align}", "align them to 1 or more")
     for candidate in subject.plan.candidates:
-        if not _is_figure(candidate.seconds) or candidate.sweeps < 0:
+        if not _is_figure(candidate.seconds) or not 0 <= candidate.certifying <= candidate.sweeps:
             yield Fault(f"{candidate.schedule}: {candidate.seconds!r} s, {candidate.sweeps} sweeps", "measure again")
+
+
+def _rising(windows: tuple[tuple[int, float], ...]) -> bool:
+    widths = [blocks for blocks, _ in windows]
+    return all(a < b for a, b in pairwise([0, *widths])) and all(_is_figure(seconds) for _, seconds in windows)
 
 
 def _is_figure(x: float) -> bool:
@@ -132,15 +142,29 @@ def _is_figure(x: float) -> bool:
 
 
 def premises_name_values(subject: Subject) -> Iterator[Fault]:
-    """A premise is about a value of the program; a zero pattern has a count within its size and a SHA-256."""
+    """A premise is about a value of the program; its bound, its count of zeros and its SHA-256 are possible ones."""
     names = set(bound_names(subject.program)) if subject.program else set()
     for premise in subject.plan.premises:
         if premise.value not in names:
             yield Fault(f"the premise {premise} names no value", "prove the dependence again")
-        elif not isinstance(premise, Finite) and not (
-            0 <= premise.zeros <= premise.of and re.fullmatch(r"[0-9a-f]{64}", premise.sha256)
-        ):
-            yield Fault(f"the premise {premise} is no zero pattern", "prove the dependence again")
+        elif not _is_possible(premise):
+            yield Fault(f"the premise {premise} can be that of no proof", "prove the dependence again")
+
+
+def _is_possible(premise: Premise) -> bool:
+    match premise:
+        case Finite():
+            return True
+        case Bounded(bound=bound):
+            return _is_figure(bound)
+        case ZeroPattern(zeros=zeros, of=of, sha256=sha256):
+            return 0 <= zeros <= of and _is_sha256(sha256)
+        case Unchanged(sha256=sha256):
+            return _is_sha256(sha256)
+
+
+def _is_sha256(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 
 RULES: tuple[Rule, ...] = (
@@ -155,6 +179,7 @@ RULES: tuple[Rule, ...] = (
     inputs_are_listed,
     tables_have_an_entry_per_step,
     steps_stand_in_loops,
+    overwrites_are_made_from_weights,
     carry_begins_with_its_type,
     body_returns_the_carry,
     write_stays_inside,

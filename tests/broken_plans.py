@@ -6,21 +6,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from plans import MADE, MADE_LOOP, NO_PROGRAM, RECURRENCE, f32, node, r
+from plans import MADE, MADE_LOOP, NO_PROGRAM, OVERWRITING, RECURRENCE, f32, node, r
 
 from ffcompiler.graph import Graph, Ref, Step, Symbol, SymbolKind, TensorType, Value
 from ffcompiler.plan import (
     Axis,
+    Bounded,
     Candidate,
     Costs,
     Finite,
     Leaf,
     Loop,
     Method,
+    Overwrite,
     Plan,
     Region,
     Schedule,
     Tolerance,
+    Unchanged,
     ZeroPattern,
 )
 
@@ -185,11 +188,45 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("figures_are_finite", lambda: replace(MADE, costs=Costs(-1.0, 1.0, 1.0, 1.0))),
     ("figures_are_finite", lambda: replace(MADE, candidates=(Candidate(SLIDING, float("inf"), 1, ""),))),
     ("figures_are_finite", lambda: replace(MADE, candidates=(Candidate(SLIDING, 1.0, -1, ""),))),
+    ("figures_are_finite", lambda: replace(MADE, candidates=(Candidate(SLIDING, 1.0, 2, "", certifying=3),))),
+    ("figures_are_finite", lambda: replace(MADE, align=0)),
+    ("figures_are_finite", lambda: replace(MADE, costs=Costs(1.0, 1.0, 1.0, 0.0, ((4, 1.0), (4, 2.0))))),
+    ("figures_are_finite", lambda: replace(MADE, costs=Costs(1.0, 1.0, 1.0, 0.0, ((4, -1.0),)))),
     ("premises_name_values", lambda: replace(MADE, premises=(FINITE,))),
     ("premises_name_values", lambda: replace(MADE, premises=(ZeroPattern("w1", 5, 4, "00" * 32),))),
     ("premises_name_values", lambda: replace(MADE, premises=(ZeroPattern("w1", 4, 5, "00" * 31 + "0A"),))),
     ("premises_name_values", lambda: replace(NO_PROGRAM, premises=(FINITE,))),
+    ("premises_name_values", lambda: replace(MADE, premises=(Bounded("s3", -1.0, "aten.add.Tensor", ""),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(Bounded("s3", float("inf"), "aten.add.Tensor", ""),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(Bounded("nowhere", 1.0, "aten.add.Tensor", ""),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(Unchanged("w1", "00" * 31),))),
+    ("overwrites_are_made_from_weights", lambda: overwriting("a1", r("u1"))),
+    ("overwrites_are_made_from_weights", lambda: overwriting("w2", r("u2"))),
+    ("overwrites_are_made_from_weights", lambda: overwriting("w1", r("u2"))),
+    ("overwrites_are_made_from_weights", lambda: overwriting("w1", r("s1"))),
+    ("overwrites_are_made_from_weights", lambda: overwriting("w1", r("u1"), outputs=(r("a1"), r("u2")))),
+    ("overwrites_are_made_from_weights", lambda: _overwritten_by_an_argument()),
 ]
+
+
+def overwriting(weight: str, value: Ref, **prologue: Any) -> Plan:
+    """``weight`` overwritten with ``value``, and ``w2`` with ``u2`` as well; ``prologue`` changes the prologue."""
+    program = OVERWRITING.program
+    assert program is not None
+    writes = (Overwrite(weight, value, ""), program.overwrites[1])
+    return replace(
+        OVERWRITING,
+        program=replace(program, overwrites=writes, prologue=replace(program.prologue, **prologue)),
+    )
+
+
+def _overwritten_by_an_argument() -> Plan:
+    assert OVERWRITING.program is not None
+    prologue = OVERWRITING.program.prologue
+    made = node("u1", "mul.Tensor", r("w1"), r("a2"), of=f32(32, 12), line=30)
+    scale = node("a2", "sum.default", r("noise"), of=f32(), line=29)
+    nodes = (prologue.nodes[0], scale, made, prologue.nodes[2])
+    return overwriting("w1", r("u1"), nodes=nodes, inputs=(Value("noise", f32(4, 12)), *prologue.inputs))
 
 
 def in_invariant(**changes: Any) -> Plan:

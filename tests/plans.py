@@ -15,6 +15,7 @@ from ffcompiler.plan import (
     Leaf,
     Loop,
     Method,
+    Overwrite,
     Plan,
     Program,
     Region,
@@ -166,6 +167,43 @@ REFUSED = replace(
     why="",
 )
 
+assert MADE.program is not None
 NO_PROGRAM = Plan(None, Schedule(Method.SEQUENTIAL), Bits(), "cpu", refusal="the body draws random numbers")
 
-ALL = {"made": MADE, "recurrence": RECURRENCE, "refused": REFUSED, "no_program": NO_PROGRAM}
+OVERWRITING = replace(
+    MADE,
+    program=replace(
+        MADE.program,
+        prologue=Graph(
+            (W1, W2),
+            (
+                *MADE.program.prologue.nodes,
+                node("u1", "abs.default", r("w1"), of=W1.type, line=30),
+                node("u2", "relu.default", r("w2"), of=W2.type, line=31),
+            ),
+            (r("a1"), r("u1"), r("u2")),
+        ),
+        overwrites=(Overwrite("w1", r("u1"), "made.py:30 in forward"), Overwrite("w2", r("u2"), "")),
+    ),
+)
+
+WINDOWED = replace(
+    MADE,
+    schedule=Schedule(Method.SLIDING, 4, windows=True),
+    align=16,
+    costs=Costs(0.00125, 0.0012, 0.0013, 2e-05, ((2, 0.0001), (5, 0.00025))),
+    candidates=(
+        *MADE.candidates,
+        Candidate(Schedule(Method.SLIDING, 4, windows=True), 0.0031, 9, "9 sweeps of 4 blocks", 1),
+        Candidate(Schedule(Method.WAVEFRONT), 0.02, 12, "12 levels", 12),
+    ),
+)
+
+ALL = {
+    "made": MADE,
+    "overwriting": OVERWRITING,
+    "windowed": WINDOWED,
+    "recurrence": RECURRENCE,
+    "refused": REFUSED,
+    "no_program": NO_PROGRAM,
+}

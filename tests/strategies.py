@@ -12,6 +12,7 @@ from ffcompiler.graph import RESERVED, Graph, Node, Ref, Step, Symbol, SymbolKin
 from ffcompiler.plan import (
     Axis,
     Bits,
+    Bounded,
     Candidate,
     Costs,
     Finite,
@@ -23,6 +24,7 @@ from ffcompiler.plan import (
     Schedule,
     Signature,
     Tolerance,
+    Unchanged,
     Weight,
     WeightKind,
     ZeroPattern,
@@ -92,8 +94,11 @@ leaves = st.builds(Leaf, texts, st.none() | names, st.none() | types, st.none() 
     lambda leaf: leaf.name != "tree" and leaf.name != "modes"
 )
 schedules = st.builds(Schedule, st.sampled_from(Method), st.none() | longs)
-premises = st.builds(Finite, names, st.sampled_from(["aten.mm.default"]), texts) | st.builds(
-    ZeroPattern, names, longs, longs, texts
+premises = st.one_of(
+    st.builds(Finite, names, st.sampled_from(["aten.mm.default"]), texts),
+    st.builds(Bounded, names, floats, st.sampled_from(["aten.masked_fill.Scalar"]), texts),
+    st.builds(ZeroPattern, names, longs, longs, texts),
+    st.builds(Unchanged, names, texts),
 )
 axes = st.builds(lambda table, length: (table, length), small, st.none() | longs)
 regions = st.dictionaries(small, axes, max_size=3).map(

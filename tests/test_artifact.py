@@ -182,15 +182,23 @@ def test_a_truncated_or_extended_file_is_refused(tiny: bytes, tmp_path: Path) ->
         refuse(data, tmp_path)
 
 
+def test_a_file_of_an_older_major_version_is_to_be_compiled_again(tiny: bytes, tmp_path: Path) -> None:
+    parts = members(tiny)
+    manifest = replace(decode(parts[MANIFEST], Manifest), format=(1, 0))
+    older = write([(MANIFEST, encode(manifest)), (PLAN, parts[PLAN]), (WEIGHTS, parts[WEIGHTS])])
+    fault = refuse(older, tmp_path)
+    assert "1.0" in fault and "compile it again" in fault and "upgrade" not in fault
+
+
 def test_a_newer_major_version_says_what_to_do_and_a_newer_minor_is_read(tiny: bytes, tmp_path: Path) -> None:
     parts = members(tiny)
     manifest = decode(parts[MANIFEST], Manifest)
     newer = write(
-        [(MANIFEST, encode(replace(manifest, format=(2, 0)))), (PLAN, parts[PLAN]), (WEIGHTS, parts[WEIGHTS])]
+        [(MANIFEST, encode(replace(manifest, format=(3, 0)))), (PLAN, parts[PLAN]), (WEIGHTS, parts[WEIGHTS])]
     )
-    assert "2.0" in refuse(newer, tmp_path) and "upgrade" in refuse(newer, tmp_path)
+    assert "3.0" in refuse(newer, tmp_path) and "upgrade" in refuse(newer, tmp_path)
     minor = write(
-        [(MANIFEST, encode(replace(manifest, format=(1, 9)))), (PLAN, parts[PLAN]), (WEIGHTS, parts[WEIGHTS])]
+        [(MANIFEST, encode(replace(manifest, format=(2, 9)))), (PLAN, parts[PLAN]), (WEIGHTS, parts[WEIGHTS])]
     )
     from_bytes(minor)
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
 
-from ffcompiler.bench import harness, made
+from ffcompiler.bench import harness, samplers
 from ffcompiler.bench.harness import Clock, Load, Moment, load_between, measure, pinned_threads
+from ffcompiler.bench.rewrites import fold_masks
 from ffcompiler.cli import main
+from ffcompiler.cli.parser import BENCHMARKS
 from ffcompiler.cli.terminal import to_json
-from ffcompiler.zoo.made import MADE, logistic_noise
+from ffcompiler.zoo import made, pixelcnn
+from ffcompiler.zoo.made import MADE, MaskedLinear, logistic_noise
+from ffcompiler.zoo.pixelcnn import MaskedConv2d, PixelCNN
 
 CPU = torch.device("cpu")
 QUIET = Moment(0.0, 0.01, 0.1)
@@ -20,7 +25,7 @@ QUIET = Moment(0.0, 0.01, 0.1)
 @pytest.fixture(autouse=True)
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "moment", lambda: QUIET)
-    monkeypatch.setattr(made, "moment", lambda: QUIET)
+    monkeypatch.setattr(samplers, "moment", lambda: QUIET)
     monkeypatch.setattr("ffcompiler.runtime.solve.SLACK", 1e9)  # a tiny model is rarely worth a sweep
     monkeypatch.setattr("ffcompiler.cli.bench.moment", lambda: QUIET)
 
@@ -30,11 +35,26 @@ def tiny() -> MADE:
     return MADE(16, (8, 8)).eval().requires_grad_(False)
 
 
+def tiny_pixelcnn() -> PixelCNN:
+    torch.manual_seed(0)
+    return PixelCNN(4, (3, 3), levels=4).eval().requires_grad_(False)
+
+
+def small_subject(name: str, load: Any, sample: Any, noise: Any) -> samplers.Subject:
+    return samplers.Subject(name, f"a small {name}", load, sample, noise)
+
+
+SMALL = {
+    "made": small_subject("made", tiny, made.sample, lambda batch: logistic_noise(batch, 0, 16)),
+    "pixelcnn": small_subject("pixelcnn", tiny_pixelcnn, pixelcnn.sample, lambda b: pixelcnn.gumbel_noise(b, 0, 5, 4)),
+}
+
+
 def test_variants_are_interleaved_and_every_time_is_kept():
     calls: list[str] = []
     variants = {name: (lambda name=name: calls.append(name)) for name in "AB"}
-    measurement = measure(variants, 3, CPU, warm_up=2)
-    assert "".join(calls) == "ABAB" + "ABABAB"
+    measurement = measure(variants, 3, CPU, warm_up={"A": 2})
+    assert "".join(calls) == "AAB" + "ABABAB"
     assert {name: len(times) for name, times in measurement.seconds.items()} == {"A": 3, "B": 3}
 
 
@@ -87,28 +107,48 @@ def test_the_machine_can_be_watched():
 def test_folding_the_masks_changes_no_bit():
     model = tiny()
     x = logistic_noise(4, 0, 16)
-    folded = made.fold_masks(model)
-    assert not any(isinstance(m, made.MaskedLinear) for m in folded.modules())
+    folded = fold_masks(model)
+    assert not any(isinstance(m, MaskedLinear) for m in folded.modules())
     assert all(torch.equal(a, b) for a, b in zip(model(x), folded(x), strict=True))
-    assert isinstance(model.layer1, made.MaskedLinear)
+    assert isinstance(model.layer1, MaskedLinear)
 
 
 def test_the_made_benchmark_reports_all_that_its_figures_need():
     seen: list[str] = []
-    report = made.run(3, 2, 1, model=tiny(), progress=lambda what, done, of: seen.append(what))
+    report = samplers.run(SMALL["made"], 3, 2, 1, progress=lambda what, done, of: seen.append(what))
     data = json.loads(to_json(report.to_json()))
-    assert set(data["raw_seconds"]) == {made.LOOP, made.FOLDED, made.JACOBI, made.AUTO, made.SWEEPS, made.ONCE}
+    solved = (samplers.CACHED, samplers.JACOBI, samplers.AUTO)
+    assert set(data["raw_seconds"]) == {samplers.LOOP, samplers.FOLDED, *solved, samplers.SWEEPS, samplers.ONCE}
     assert all(len(times) == 2 for times in data["raw_seconds"].values()) and data["pairs"] == 2
-    assert data["bits_equal"] == dict.fromkeys((made.LOOP, made.FOLDED, made.JACOBI, made.AUTO), True)
+    assert data["bits_equal"] == dict.fromkeys((samplers.LOOP, samplers.FOLDED, *solved), True)
     assert data["equations"] == 16 and 1 <= data["sweeps"]["jacobi"] <= 17 and data["threads"] == 1
     assert {"versions", "machine", "settings that decide bits"} <= set(data["machine"])
     assert data["load"]["loaded"] is False and "pairs" in seen
     assert "overhead" in str(report) and "LOADED" not in str(report)
 
 
+def test_folding_the_masks_of_convolutions_changes_no_bit():
+    model = tiny_pixelcnn()
+    x = torch.rand(2, 1, 5, 5)
+    folded = fold_masks(model)
+    assert not any(isinstance(m, MaskedConv2d) for m in folded.modules())
+    assert torch.equal(model(x), folded(x))
+
+
+def test_the_pixelcnn_benchmark_runs_every_variant_to_equal_bits():
+    report = samplers.run(SMALL["pixelcnn"], 2, 1, 1)
+    assert all(report.bits_equal.values()) and set(report.variants) >= set(samplers.BASELINES)
+    assert report.sweeps[samplers.CACHED] >= 25 and report.proof_seconds > 0
+    assert "cached loop" in str(report)
+
+
+def test_the_command_knows_the_benchmarks_that_there_are():
+    assert set(BENCHMARKS) == set(samplers.SUBJECTS)
+
+
 @pytest.fixture
 def small_bench(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(made, "load", tiny)
+    monkeypatch.setattr(samplers, "SUBJECTS", SMALL)
     monkeypatch.chdir(tmp_path)
 
 

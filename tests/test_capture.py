@@ -47,6 +47,26 @@ def plain(i: int, x: Tensor, u: Tensor) -> Tensor:
     return written(x, i, torch.tanh(x @ LOWER)[:, i] + u[:, i])
 
 
+def test_the_body_may_read_one_of_several_results_of_an_operator_before_the_loop() -> None:
+    def sample(u: Tensor) -> Tensor:
+        ordered, places = u.sort(1)
+        body = looped(lambda i, x, u: written(x, i, torch.tanh(x @ LOWER)[:, i] + u[:, i] * places[:, i]))
+        return body(ordered)
+
+    compiled = bold(ffc.compile(sample, (randn(3, 6),), schedule="jacobi"))
+    for seed in (0, 1):
+        assert_same(compiled(randn(3, 6, seed=seed)), sample(randn(3, 6, seed=seed)))
+
+
+def test_a_loop_that_starts_from_its_noise_may_read_it_as_the_argument_that_it_is() -> None:
+    def sample(u: Tensor) -> Tensor:
+        return ffc.fori_loop(0, 6, lambda i, x: written(x, i, torch.tanh(x @ LOWER)[:, i] + u[:, i]), u)
+
+    compiled = bold(ffc.compile(sample, (randn(3, 6),), schedule="jacobi"))
+    for seed in (0, 1):
+        assert_same(compiled(randn(3, 6, seed=seed)), sample(randn(3, 6, seed=seed)))
+
+
 # ---------------------------------------------------------------------------------------------------- refusals
 
 

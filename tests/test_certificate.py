@@ -49,7 +49,7 @@ def sampler(name: str, n: int) -> Any:
 def prepared(function: Any, noise: Tensor, schedule: str = "jacobi") -> tuple[Runner, Execution]:
     compiled = ffc.compile(function, (noise,), schedule=schedule)
     assert compiled.live is not None
-    runner = Runner(compiled.plan, compiled.patterns, compiled.device, guarded=False)
+    runner = Runner(compiled.plan, compiled.proof, compiled.device, guarded=False)
     return runner, runner.begin([noise], compiled.live.weights())
 
 
@@ -138,7 +138,7 @@ def test_a_tolerance_is_stated_and_bounds_the_residual() -> None:
     function, noise = sampler("softplus", 13), randn(7, 13)
     compiled = ffc.compile(function, (noise,), schedule="jacobi", equality=ffc.tolerance(1e-4, 1e-4))
     plan = replace(compiled.plan, costs=None)
-    runner = Runner(plan, compiled.patterns, compiled.device)
+    runner = Runner(plan, compiled.proof, compiled.device)
     assert compiled.live is not None
     with torch.no_grad():
         execution = runner.begin([noise], compiled.live.weights())

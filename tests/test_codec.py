@@ -134,7 +134,7 @@ def test_trailing_and_leading_space_is_refused() -> None:
 def test_an_unknown_enum_value_is_refused() -> None:
     data = encode(Symbol(SymbolKind.DTYPE, "float32")).replace(b'"dtype"', b'"DTYPE"')
     assert "symbol.kind is 'DTYPE', expected one of dtype, device" in refusal(data, Symbol)
-    assert "schedule.method is an integer" in refusal(b'{"method":1,"block":null}', Schedule)
+    assert "schedule.method is an integer" in refusal(b'{"method":1,"block":null,"windows":false}', Schedule)
 
 
 @pytest.mark.parametrize("depth", [65, 10**3, 10**5])

@@ -61,7 +61,7 @@ def solve(
     wanted = parse_schedule(schedule)
     assert compiled.live is not None and wanted is not None
     plan = replace(compiled.plan, schedule=wanted, costs=costs)
-    runner = Runner(plan, compiled.patterns, compiled.device, clock=clock or FakeClock(constant(0.0)))
+    runner = Runner(plan, compiled.proof, compiled.device, clock=clock or FakeClock(constant(0.0)))
     with torch.no_grad():
         execution = runner.begin(list(args), compiled.live.weights())
         runner.sweep(execution)
@@ -79,12 +79,22 @@ WORLDS = [
     Costs(step=1.0, sweep=0.01, certify=0.01, once=0.0),
     Costs(step=1.0, sweep=0.3, certify=0.1, once=0.2),
     Costs(step=1.0, sweep=16.0, certify=16.0, once=0.0),
+    Costs(step=1.0, sweep=0.4, certify=0.3, once=0.0, windows=((2, 0.01), (6, 0.1))),
+    Costs(step=1.0, sweep=0.1, certify=0.1, once=0.0, windows=((3, 0.05),)),
 ]
-GUARDED = ["logistic_map", "made_whole_then_sliced", "made_sliced_then_softplus", "made_sliced_then_exact", "conv_1d"]
+SCHEDULES = ["jacobi", "gs-jacobi(4)", "sliding(4)", "gauss-seidel"]
+GUARDED = [
+    "logistic_map",
+    "made_whole_then_sliced",
+    "made_sliced_then_softplus",
+    "made_sliced_then_exact",
+    "conv_1d",
+    "raster_2d",
+]
 
 
 @pytest.mark.parametrize("costs", WORLDS, ids=str)
-@pytest.mark.parametrize("schedule", ["jacobi", "gs-jacobi(4)", "sliding(4)", "gauss-seidel"])
+@pytest.mark.parametrize("schedule", [*SCHEDULES, "sliding(4)+windows", "gauss-seidel+windows", "wavefront"])
 @pytest.mark.parametrize("name", GUARDED)
 def test_a_run_never_costs_more_than_the_slack_allows(name: str, schedule: str, costs: Costs) -> None:
     results, record, expected = solve(name, costs, schedule)
@@ -98,7 +108,7 @@ def test_a_run_never_costs_more_than_the_slack_allows(name: str, schedule: str, 
 
 @given(
     st.sampled_from(GUARDED),
-    st.sampled_from(["jacobi", "gs-jacobi(3)", "sliding(5)"]),
+    st.sampled_from(["jacobi", "gs-jacobi(3)", "sliding(5)", "sliding(5)+windows", "wavefront"]),
     st.floats(0.001, 20),
     st.floats(0.001, 20),
     st.floats(0, 0.05),
@@ -124,7 +134,7 @@ def test_once_per_call_work_beyond_the_slack_is_not_begun() -> None:
     compiled = ffc.compile(function, args, schedule="jacobi")
     assert compiled.plan.costs is not None
     compiled.plan = replace(compiled.plan, costs=Costs(1.0, 1.0, 1.0, once=8.0))
-    compiled._runner = Runner(compiled.plan, compiled.patterns, compiled.device, clock=FakeClock(constant(0.0)))
+    compiled._runner = Runner(compiled.plan, compiled.proof, compiled.device, clock=FakeClock(constant(0.0)))
     _, record = compiled.run(*args)
     assert record.spent + (record.blocks - record.certified) <= SLACK * record.blocks
 
@@ -177,7 +187,7 @@ def test_the_user_s_function_takes_over_from_any_certified_front(name: str) -> N
 def by_handover(compiled: ffc.Compiled, step: float) -> None:
     """Let the guard stop the next runs after a sweep or two."""
     compiled.plan = replace(compiled.plan, costs=Costs(1.0, step, step, 0.0))
-    compiled._runner = Runner(compiled.plan, compiled.patterns, compiled.device, clock=FakeClock(constant(0.0)))
+    compiled._runner = Runner(compiled.plan, compiled.proof, compiled.device, clock=FakeClock(constant(0.0)))
 
 
 @pytest.mark.parametrize("step", [0.3, 1.2, 2.0])

@@ -43,7 +43,7 @@ def assert_sound(function: Callable[..., Any], *calls: tuple[Tensor, ...]) -> ff
     compiled = compiled_for(function, *calls[0])
     for args in calls:
         assert_same(compiled(*args), eager(function, *args))
-        if compiled.plan.system is not None and compiled.plan.refusal is None and compiled.patterns is not None:
+        if compiled.plan.system is not None and compiled.plan.refusal is None and compiled.proof is not None:
             results, _ = unguarded(compiled, "jacobi", list(args))
             assert_same(results[0], eager(function, *args))
     return compiled

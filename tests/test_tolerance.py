@@ -38,7 +38,7 @@ def test_the_residual_of_every_block_is_within_the_tolerance(schedule: str, tole
     function, whole = chain(0.5)
     u = torch.randn(6, N)
     compiled = ffc.compile(function, (u,), equality=tolerance, schedule=schedule)
-    runner = Runner(compiled.plan, compiled.patterns, compiled.device, guarded=False)
+    runner = Runner(compiled.plan, compiled.proof, compiled.device, guarded=False)
     with torch.no_grad():
         execution = runner.begin([u], compiled.live.weights())  # type: ignore[union-attr]
         state = runner.sweep(execution).state
@@ -57,7 +57,7 @@ def test_a_tolerance_needs_fewer_sweeps_than_bits() -> None:
     counts = []
     for equality in (ffc.tolerance(0.0, 1e-2), "bits"):
         compiled = ffc.compile(function, (u,), equality=equality, schedule="jacobi")
-        runner = Runner(compiled.plan, compiled.patterns, compiled.device, guarded=False)
+        runner = Runner(compiled.plan, compiled.proof, compiled.device, guarded=False)
         with torch.no_grad():
             execution = runner.begin([u], compiled.live.weights())  # type: ignore[union-attr]
             runner.sweep(execution)

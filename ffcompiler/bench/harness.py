@@ -111,15 +111,15 @@ def measure(
     device: torch.device,
     before: Moment | None = None,
     progress: Progress | None = None,
-    warm_up: int = 1,
+    warm_up: Mapping[str, int] | None = None,
 ) -> Measurement:
-    """Run the variants one after the other, ``pairs`` times over, each warmed up first.
+    """Run the variants one after the other, ``pairs`` times over, each first run once, or as ``warm_up`` says.
 
     ``before``: the machine before any work of ours, where that lies further back (compiling, say).
     """
     before = before or moment()
-    for _ in range(warm_up):
-        for call in variants.values():
+    for name, call in variants.items():
+        for _ in range((warm_up or {}).get(name, 1)):
             call()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for k in range(pairs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ..bench import made
+from ..bench import samplers
 from ..bench.harness import Moment, load_between, moment
 from ..errors import FFCompilerError
 from ..files import replace_file
@@ -29,9 +29,12 @@ def bench(options: Namespace, terminal: Terminal) -> int:
     return 0 if all(report.bits_equal.values()) else 1
 
 
-def _measured(options: Namespace, terminal: Terminal, before: Moment) -> made.Report:
+def _measured(options: Namespace, terminal: Terminal, before: Moment) -> samplers.Report:
+    subject = samplers.SUBJECTS[options.benchmark]
     with terminal.progress() as say:
-        return made.run(options.batch, options.pairs, options.threads, options.device, before=before, progress=say)
+        return samplers.run(
+            subject, options.batch, options.pairs, options.threads, options.device, before=before, progress=say
+        )
 
 
 def _refuse(faults: list[str]) -> None:

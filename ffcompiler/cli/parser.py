@@ -99,9 +99,12 @@ def _verify(commands: Commands) -> None:
     _target(_add(commands, "verify", "runs", "run a compiled function and its reference, and compare the bits"))
 
 
+BENCHMARKS = ("made", "made-3072", "pixelcnn")  # `ffc --help` must not wait for torch; a test compares the two
+
+
 def _bench(commands: Commands) -> None:
     parser = _add(commands, "bench", "bench", "measure against the best sequential rewrites, interleaved")
-    parser.add_argument("benchmark", choices=["made"], help="made: the MADE sampler of 784 pixels")
+    parser.add_argument("benchmark", choices=BENCHMARKS, help="a sampler of the zoo")
     parser.add_argument("--batch", type=_positive, default=100)
     parser.add_argument("--pairs", type=_positive, default=9, help="times each variant is run (default: 9)")
     parser.add_argument("--threads", type=_positive, help="torch threads (default: the usable cores)")

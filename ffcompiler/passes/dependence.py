@@ -6,19 +6,22 @@ after:   Proof(premises), or a `Refusal` that names the first step, operator and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
-from ..graph import Node, TensorType
+from ..graph import Node, Ref, TensorType
 from ..ops import OPS, Failure
 from ..plan import ArrayLoop, Premise, Program
-from ..proof import Latest, Proof, Refusal
+from ..proof import Latest, Proof, Refusal, Wave
 from .blame import at, trace
-from .latest import NEVER, Interpretation, zero_pattern
+from .latest import NEVER, Interpretation, mask_premise, zero_pattern
+from .levels import by_level
 from .partition import outside_types
 from .rules import RULES
+from .windows import WindowAnalysis, results_of
 
 
 def prove(program: Program, constants: Mapping[str, Tensor]) -> Proof | Refusal:
@@ -28,27 +31,70 @@ def prove(program: Program, constants: Mapping[str, Tensor]) -> Proof | Refusal:
     """
     loop = program.loop
     assert isinstance(loop, ArrayLoop)
-    device = next((t.device.type for t in constants.values()), "cpu")
+    proof = _prove_in_order(program, loop, constants)
+    if isinstance(proof, Refusal):
+        return proof
+    order, levels = by_level(proof.reads, lambda labels: _reads_by_label(program, loop, constants, labels))
+    if len(levels) == loop.blocks:
+        return proof
+    waves = _prove_in_order(program, loop.in_order(order), constants)
+    if isinstance(waves, Refusal) or waves.premises != proof.premises:
+        return proof
+    return replace(proof, wave=Wave(order, levels, waves))
+
+
+def interpret_shared(
+    program: Program, loop: ArrayLoop, constants: Mapping[str, Tensor], written: Latest
+) -> Interpretation:
+    """The analysis of the invariant and the shared part, with ``written`` at each position of the array."""
     it = Interpretation({}, _types(program, loop), constants, RULES)
     for name in it.types:
         it.latest[name] = np.full((1,) * len(it.types[name].shape), NEVER, np.int32)
-    it.latest[loop.carry.name] = written_at(loop)
+    it.latest[loop.carry.name] = written
     it.run(loop.invariant)
     it.run(loop.shared)
-    shared = dict(it.latest)
-    if (deadly := _deadly(loop, it, device)) is not None:
-        return deadly
+    return it
+
+
+def steps_read(loop: ArrayLoop, it: Interpretation) -> Iterator[int]:
+    """For one step after the other, the largest `latest` of what it reads; ``it`` stands at that step."""
     it.use_zeros = False  # premises are checked on shared values only
     for k in range(loop.blocks):
         it.run(loop.tail, {t: row[k] for t, row in enumerate(loop.tables)})
-        if int(it.latest[loop.tail.outputs[0].name].max(initial=-1)) >= k:
+        yield int(it.latest[loop.tail.outputs[0].name].max(initial=-1))
+
+
+def _reads_by_label(
+    program: Program, loop: ArrayLoop, constants: Mapping[str, Tensor], labels: Sequence[int]
+) -> list[int]:
+    """The largest label of the steps that each step reads."""
+    written = written_at(loop)
+    labelled = np.where(written < 0, NEVER, np.array(labels, np.int32)[np.maximum(written, 0)]).astype(np.int32)
+    return list(steps_read(loop, interpret_shared(program, loop, constants, labelled)))
+
+
+def _prove_in_order(program: Program, loop: ArrayLoop, constants: Mapping[str, Tensor]) -> Proof | Refusal:
+    """The proof for the steps in the order in which ``loop`` has them."""
+    device = next((t.device.type for t in constants.values()), "cpu")
+    it = interpret_shared(program, loop, constants, written_at(loop))
+    shared = dict(it.latest)
+    of_results = {ref: it.of(ref) for node in loop.shared.nodes for ref in results_of(node)}
+    if (deadly := _deadly(loop, it, device)) is not None:
+        return deadly
+    reads: list[int] = []
+    for k, latest in enumerate(steps_read(loop, it)):
+        if latest >= k:
             return Refusal(_leak(loop, it, k))
+        reads.append(latest)
     patterns = {name: p for name, p in it.patterns.items() if not p.all()}
-    premises: list[Premise] = list(it.finite.values())
+    premises: list[Premise] = [*it.finite.values(), *it.bounded.values()]
     premises += [zero_pattern(name, p) for name, p in sorted(patterns.items())]
+    premises += [mask_premise(name, mask) for name, mask in sorted(it.masks.items())]
     own = {node.name for node in loop.shared.nodes}
     read = {v.name for v in loop.tail.inputs} & own
-    return Proof(tuple(premises), patterns, {name: shared[name] for name in sorted(read)})
+    windows = WindowAnalysis(loop, {Ref(loop.carry.name): written_at(loop), **of_results}, it.type, patterns)
+    latest_of_reads = {name: shared[name] for name in sorted(read)}
+    return Proof(tuple(premises), {**patterns, **it.masks}, latest_of_reads, tuple(reads), windows)
 
 
 def _deadly(loop: ArrayLoop, it: Interpretation, device: str) -> Refusal | None:
@@ -104,10 +150,16 @@ def _leak(loop: ArrayLoop, it: Interpretation, k: int) -> str:
     lines = [
         f"step {loop.lo + k} writes {position(loop, k)} and may read {position(loop, worst)}, which "
         + ("it writes itself" if worst == k else f"step {loop.lo + worst} writes later")
+        + " (condition 5)"
     ]
     mixing = [hop for hop in path if hop.mixes] or path[:1]
     for hop, word in zip(mixing, ["through", *["then"] * len(mixing)], strict=False):
         lines.append(f"  {word} {hop.node.op} at {hop.node.source}{hop.describe()}")
+    if any(hop.node in loop.tail.nodes for hop in mixing if hop.mixes):
+        lines.append(
+            "  what depends on the step's number is evaluated for each position (condition 4), where no use is made of "
+            "zeros in weights"
+        )
     lines.append(
         "  check the masks (one layer must be strict) and the order of positions; run sequentially it is what it was"
     )

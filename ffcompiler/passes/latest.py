@@ -46,6 +46,7 @@ class Interpretation:
     masks: dict[str, Tensor] = field(default_factory=dict)  # constants of which a rule uses every element
     nodes: dict[str, Node] = field(default_factory=dict)
     ranges: dict[str, Range] = field(default_factory=dict)  # as far as rules asked (`rules/ranges.py`)
+    _complete: dict[str, tuple[Node, tuple[Any, ...], bool]] = field(default_factory=dict)
 
     def run(self, graph: Graph, tables: Mapping[int, int | float] | None = None) -> None:
         """Interpret ``graph``; ``tables`` gives the value of each per-step constant."""
@@ -66,8 +67,16 @@ class Interpretation:
         rule = self.rules.get(node.op)
         if rule is None:
             return self.everything(node)
-        args, kwargs = _bind(node.args, tables), {key: _bind(arg, tables) for key, arg in node.kwargs}
-        return rule(self, node, complete(node.op, args, kwargs))
+        args, numbered = self._arguments(node)
+        return rule(self, node, _bind(args, tables) if numbered else args)
+
+    def _arguments(self, node: Node) -> tuple[tuple[Any, ...], bool]:
+        """All arguments of a node, and whether some are per-step constants; a tail asks once for each step."""
+        known = self._complete.get(node.name)
+        if known is None or known[0] is not node:
+            args = complete(node.op, node.args, dict(node.kwargs))
+            known = self._complete[node.name] = node, args, any(node.steps())
+        return known[1:]
 
     def _keep(self, node: Node, latest: Latest | tuple[Latest, ...]) -> None:
         if isinstance(latest, tuple):

@@ -92,13 +92,11 @@ class _Partition:
             if node is None or not self._is_scatter(out):
                 raise _Refused(self._not_a_write(out))
             base, value, axis, path = self._scatter(node, dims, paths[-1])
+            base = self._overwritten(base, node)
             if self._canon(base) != paths[-1]:
                 if axes:
                     break  # a scatter that computes the written value, not one that says where it goes
-                raise _Refused(
-                    f"the step changes more of the array than the position it writes (condition 1): {node.op} at "
-                    f"{node.source} builds on something other than the step's state"
-                )
+                raise _Refused(self._changes_more(node, base))
             if axis is not None:
                 axes.append(axis)
                 if axis.length is None:
@@ -120,6 +118,24 @@ class _Partition:
             assert isinstance(base, Ref)
             out = base
         return out
+
+    def _overwritten(self, base: Ref, last: Node) -> Ref:
+        """``base`` before parts of it were written that ``last`` writes again, as ``x[:, i].mul_(a).add_(b)`` does."""
+        while self._is_scatter(base):
+            node = self.nodes[base.name]
+            if (node.op, node.args[2:], node.kwargs) != (last.op, last.args[2:], last.kwargs):
+                break
+            assert isinstance(node.args[0], Ref)
+            base = node.args[0]
+        return base
+
+    def _changes_more(self, node: Node, base: Ref) -> str:
+        made = self.nodes.get(base.name)
+        what = f"{made.op} at {made.source}" if made else f"{base}, which is not the step's state"
+        return (
+            f"the step changes more of the array than the position it writes (condition 1): {node.op} at {node.source} "
+            f"writes one position of an array that is not the step's state but {what}"
+        )
 
     def _is_scatter(self, ref: Ref) -> bool:
         node = self.nodes.get(ref.name)

@@ -8,25 +8,29 @@ import torch
 from torch import Tensor
 
 from ..proof import Patterns
-from .equality import bits
+from .equality import bits, same_bits
 
 LARGEST_REDUCED = 3.38e38
 """Values up to this stay finite when a kernel rounds them to TF32 or bfloat16, whose range ends at 3.39e38."""
 
 
 class Zeros:
-    """The zero patterns of a proof, on the device: `broken` names the values that are no longer zero where they were.
+    """The patterns of a proof, on the device: `broken` names the values that are no longer zero where they were.
 
-    Patterns are looked at in every call: a version counter would miss a write through ``.data`` or through numpy.
+    Of a mask that the proof uses as a whole every bit is compared. Patterns are looked at in every call: a version
+    counter would miss a write through ``.data`` or through numpy.
     """
 
     def __init__(self, patterns: Patterns, device: torch.device) -> None:
-        self._zero = {name: torch.from_numpy(~nonzero).to(device) for name, nonzero in patterns.items()}
+        zeros = {name: ~nonzero for name, nonzero in patterns.items() if not isinstance(nonzero, Tensor)}
+        self._zero = {name: torch.from_numpy(zero).to(device) for name, zero in zeros.items()}
+        self._masks = {name: mask.to(device) for name, mask in patterns.items() if isinstance(mask, Tensor)}
         self._magnitudes: dict[str, Tensor] = {}  # masks over the bits of each value, made at first use
 
     def broken(self, values: Mapping[str, Tensor]) -> list[str]:
-        """Names of the values that are not zero somewhere where the proof needs it."""
-        return [name for name, zero in self._zero.items() if not self._holds(name, values[name], zero)]
+        """Names of the values that are not zero somewhere where the proof needs it, or not the mask that they were."""
+        changed = [name for name, mask in self._masks.items() if not same_bits(values[name], mask)]
+        return changed + [name for name, zero in self._zero.items() if not self._holds(name, values[name], zero)]
 
     def _holds(self, name: str, value: Tensor, zero: Tensor) -> bool:
         if value.shape != zero.shape:
@@ -49,6 +53,12 @@ def totals(values: Iterable[Tensor]) -> list[Tensor]:
 def really_finite(values: Iterable[Tensor]) -> bool:
     """The exact test, for when the cheap one says no."""
     return all(bool(value.isfinite().all()) for value in values)
+
+
+def below(values: Mapping[str, Tensor], bounds: Mapping[str, float]) -> bool:
+    """Whether each value that has a bound is smaller than it in magnitude, in all elements; NaN is not."""
+    named = [(values[name], bound) for name, bound in bounds.items()]
+    return all(value.numel() == 0 or bool(value.abs().amax() < bound) for value, bound in named)
 
 
 def within_reduced_range(values: Iterable[Tensor]) -> bool:

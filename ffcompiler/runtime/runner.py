@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph, Ref
-from ..plan import ArrayLoop, Bits, Loop, Plan, Program, Tolerance
-from ..proof import Patterns
+from ..plan import ArrayLoop, Bits, Loop, Method, Plan, Program, Tolerance
+from ..proof import Proof
 from .graphs import GraphCall, graph_call, key_of
 from .magnitude import largest, unbounded
+from .overwrites import Overwrites, make_overwrites
 from .premises import Zeros
 from .record import Certificate, Ending, RunRecord, Sweep
-from .solve import Clock, Guard, Solution, Solve
-from .system import System, make_system
+from .solve import Clock, Guard, Solution, Solve, always_certifies
+from .system import System, by_levels, make_system
 
 Observe = Callable[[Sweep], None]
 
@@ -38,26 +40,32 @@ class Runner:
     """A plan compiled for one device. Holds no state of any run, so threads may share it."""
 
     plan: Plan
-    patterns: Patterns
+    proof: Proof
     device: torch.device
     guarded: bool = True
     clock: Clock = time.perf_counter
     program: Program = field(init=False)
-    system: System | None = field(init=False, default=None)
+    system: System | None = field(init=False, default=None)  # its blocks are the steps of the reference, in order
+    solving: System | None = field(init=False, default=None)  # the same, its blocks in the order of the schedule
     _prologue: GraphCall = field(init=False)
     _body: GraphCall | None = field(init=False, default=None)
     _epilogue: GraphCall = field(init=False)
     _zeros: Zeros = field(init=False)
+    overwrites: Overwrites = field(init=False)
 
     def __post_init__(self) -> None:
         assert self.plan.program is not None
         self.program = self.plan.program
         self._prologue = graph_call(self.program.prologue, self.device)
         self._epilogue = graph_call(self.program.epilogue, self.device)
-        self._zeros = Zeros(self.patterns, self.device)
+        self._zeros = Zeros(self.proof.patterns, self.device)
+        self.overwrites = make_overwrites(self.program, self.device)
         match self.program.loop:
             case ArrayLoop():
-                self.system = make_system(self.program.loop, self.plan.premises, self.device)
+                self.system = make_system(self.program.loop, self.proof, self.device, self.plan.align)
+                self.solving = self.system
+                if self.plan.schedule.method is Method.WAVEFRONT and self.proof.wave is not None:
+                    self.solving = by_levels(self.system, self.proof.wave, self.plan.align)
             case Loop():
                 self._body = graph_call(self.program.loop.body, self.device)
 
@@ -81,16 +89,30 @@ class Runner:
 
     def sweep(self, execution: Execution, observe: Observe | None = None) -> Solution:
         """Solve by sweeps as far as they go; sets `Execution.solution`."""
+        assert self.proof.premises == self.plan.premises, "the proof is not this plan's"
         solve = self.solver(execution, observe)
-        solution = solve.run(execution.init[0])
+        solution = self._in_steps(solve.run(execution.init[0]), execution.init[0])
         name = self._unbounded(execution, solution)
         if name is not None:
-            why = f"{name} may not have been finite in some step of the reference, so nothing is certified"
+            bounds = self.system.bounds if self.system is not None else {}
+            held = f"below {bounds[name]:.4g} in magnitude" if name in bounds else "finite"
+            why = f"{name} may not have been {held} in some step of the reference, so nothing is certified"
             solution = replace(solution, certified=0, ending=Ending.PREMISE, detail=why)
         execution.solution = solution
         record = execution.record
         record.certified, record.ending, record.detail = solution.certified, solution.ending, solution.detail
         return solution
+
+    def _in_steps(self, solution: Solution, init: Tensor) -> Solution:
+        """The solution in terms of the reference's steps: of a partial one, those before the first that is missing.
+
+        What is known of later steps is let go: that the reference computed them from finite values is not.
+        """
+        assert self.solving is not None and self.system is not None
+        done = self.solving.steps_done(solution.certified)
+        if not self.solving.order or solution.certified == self.solving.blocks:
+            return solution
+        return replace(solution, certified=done, state=self.system.reset_from(solution.state, init, done))
 
     def _unbounded(self, execution: Execution, solution: Solution) -> str | None:
         """A zero-pattern operand that may be infinite on an array that the reference went through; None if none may.
@@ -103,17 +125,18 @@ class Runner:
             return None
         init = execution.init[0]
         reached = system.reset_from(solution.state, init, solution.certified)
-        return unbounded(system.loop, max(largest(reached), largest(init)), execution.env, system.finite)
+        limits = {name: system.bounds.get(name, math.inf) for name in system.finite}
+        return unbounded(system.loop, max(largest(reached), largest(init)), execution.env, limits)
 
     def solver(self, execution: Execution, observe: Observe | None = None) -> Solve:
         """The solve loop of this execution, not yet started."""
-        assert self.system is not None
+        assert self.solving is not None
         costs = self.plan.costs if self.guarded else None
         return Solve(
-            self.system,
+            self.solving,
             self.plan.schedule,
             self.plan.equality,
-            Guard(costs, self.system.blocks),
+            Guard(costs, self.solving.blocks),
             execution.env,
             execution.record,
             self.clock,
@@ -123,8 +146,10 @@ class Runner:
     def worth_starting(self) -> bool:
         """Whether the guard allows a first sweep at all."""
         assert self.system is not None
-        exact = self.system.tail.exact or isinstance(self.plan.equality, Tolerance)
-        return not self.guarded or Guard(self.plan.costs, self.system.blocks).allows(0, exact)
+        if not self.guarded:
+            return True
+        exact = always_certifies(self.system, self.plan.schedule, self.plan.equality)
+        return Guard(self.plan.costs, self.system.blocks).allows(0, exact)
 
     def resume_state(self, execution: Execution) -> tuple[int, Tensor]:
         """How many blocks are certified, and a state in which all later ones are as at the start."""

@@ -19,6 +19,7 @@ from .equality import bits
 from .premises import totals
 from .record import Ending, RunRecord, Sweep
 from .system import Env, System
+from .workspace import Workspace
 
 SLACK = 1.05
 """A run may cost this much of the reference at most, in calibrated cost."""
@@ -46,18 +47,30 @@ class Guard:
     def reference(self) -> float:
         return self.costs.step * self.blocks if self.costs else 0.0
 
-    def allows(self, certified: int, exact: bool) -> bool:
-        """Whether one more sweep keeps the promise; an uncertified one must leave room for its certificate."""
+    def allows(self, certified: int, exact: bool, window: int | None = None) -> bool:
+        """Whether one more sweep keeps the promise; an uncertified one must leave room for its certificate.
+
+        ``window``: the number of blocks of a windowed sweep.
+        """
         if self.costs is None:
             return True
-        ahead = self.costs.certify if exact else self.costs.sweep + self.costs.certify
+        ahead = self.costs.certify if exact else self._sweep(window) + self.costs.certify
         rest = self.costs.once + self.costs.step * (self.blocks - certified)  # handing over begins anew
         return self.spent + ahead + rest <= SLACK * self.reference
 
-    def charge(self, exact: bool, seconds: float) -> None:
+    def charge(self, exact: bool, seconds: float, window: int | None = None) -> None:
         if self.costs is not None:
-            cost = self.costs.certify if exact else self.costs.sweep
+            cost = self.costs.certify if exact else self._sweep(window)
             self.spent += cost if seconds <= STALL * cost else seconds
+
+    def _sweep(self, window: int | None) -> float:
+        assert self.costs is not None
+        return self.costs.sweep if window is None else self.costs.window(window)
+
+
+def always_certifies(system: System, schedule: Schedule, equality: Equality) -> bool:
+    """Whether every sweep of a run certifies: none is windowed, and none rounds by another shape."""
+    return not schedule.windows and (system.tail.exact or isinstance(equality, Tolerance))
 
 
 @dataclass(slots=True)
@@ -85,19 +98,39 @@ class Solve:
     working: int = field(default=0, init=False)
     certified: int = field(default=0, init=False)
     reached: int = field(default=0, init=False)  # blocks that some sweep has worked on
+    settled: int = field(default=0, init=False)  # blocks that are as the kept values of the workspace have them
+    workspace: Workspace | None = field(default=None, init=False)
     polish: bool = field(init=False)  # certify with every sweep from now on
+    quantum: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.polish = self.system.tail.exact or isinstance(self.equality, Tolerance)
+        self.polish = always_certifies(self.system, self.schedule, self.equality)
+        self.quantum = self.system.windowed.quantum(self.schedule) if self.system.windowed else 1
 
     def run(self, init: Tensor) -> Solution:
         """Solve from ``init``; `Solution.certified` blocks are final, the others are the caller's to finish."""
         state = self.system.start_from(init)
+        try:
+            return self._sweeps(state)
+        finally:
+            self.release()
+
+    def _done(self) -> int:
+        """Steps of the reference that need not be run again if the run hands over now."""
+        return self.system.steps_done(self.certified)
+
+    def release(self) -> None:
+        """Give the workspace back."""
+        if self.workspace is not None and self.system.windowed is not None:
+            self.system.windowed.end(self.workspace)
+            self.workspace = None
+
+    def _sweeps(self, state: Tensor) -> Solution:
         blocks = self.system.blocks
         while self.certified < blocks:
             exact = self.polish or self.working >= blocks
-            if not self.guard.allows(self.certified, exact):
-                if exact or self.certified == self.working or not self.guard.allows(self.certified, True):
+            if not self.guard.allows(self._done(), exact, self.width()):
+                if exact or self.certified == self.working or not self.guard.allows(self._done(), True):
                     return self._end(state, Ending.GUARD)
                 exact = True
             try:
@@ -117,9 +150,12 @@ class Solve:
 
     def sweep(self, state: Tensor, exact: bool) -> bool:
         """One sweep of the window, in place. False if a premise did not hold: then nothing was changed."""
-        started = self.clock()
         lo, hi = self._window(exact)
-        values, operands = self.system.update(self.env, state, lo, hi, exact)
+        if not exact and self.workspace is not None and self.system.windowed is not None:
+            self.system.windowed.prepare(self.workspace, self._low(), hi)  # once for all runs, so it is not timed
+        started = self.clock()
+        width = None if exact else self.width()
+        values, operands = self._values(state, lo, hi, exact)
         old = self.system.region.read(state, lo, hi)
         unchanged, gap, sums = self._compare(old, values, totals(operands))
         if operands and not self.system.premises_hold(operands, sums):
@@ -127,14 +163,45 @@ class Solve:
         # under a tolerance the residual of an unchanged block was measured on its old value: that is what is kept
         keep = 0 if gap is None else unchanged
         self.system.region.write(state, lo + keep, hi, values[keep:])
-        front = min(lo + unchanged + 1, hi)
+        self._settle(lo + unchanged, hi, exact, filled=width is None)
+        front = self.system.final(lo + unchanged, hi)
         self._advance(front, hi, exact)
         seconds = self.clock() - started
-        self.guard.charge(exact, seconds)
+        self.guard.charge(exact, seconds, width)
         residual = None if gap is None else float(gap[:unchanged].max()) if unchanged else 0.0
         change = None if gap is None else float(gap.max())
         self._note(Sweep(lo, hi, front, exact, seconds, residual, change))
         return True
+
+    def _values(self, state: Tensor, lo: int, hi: int, exact: bool) -> tuple[Tensor, list[Tensor]]:
+        """New values of the window, and the operands whose finiteness they rest on: a windowed sweep claims nothing."""
+        windowed = self.system.windowed
+        if exact or not self.schedule.windows or windowed is None:
+            return self.system.update(self.env, state, lo, hi, exact)
+        if self.workspace is None:
+            self.workspace = windowed.begin(self.env, state)
+        else:
+            windowed.refresh(self.workspace, state, self._low(), hi)
+        return self.system.window(self.env, self.workspace, state, lo, hi), []
+
+    def width(self) -> int | None:
+        """Blocks that the next uncertified sweep works on, if it is windowed: the first fills the workspace."""
+        if self.workspace is None:
+            return None
+        return self._window(False)[1] - self._low()
+
+    def _low(self) -> int:
+        return self.settled - self.settled % self.quantum
+
+    def _settle(self, changed: int, hi: int, exact: bool, filled: bool) -> None:
+        """Blocks before ``changed`` are as they were in this sweep.
+
+        A windowed sweep brings up to date what block ``hi - 1`` reads, the first everything, a certifying one nothing.
+        """
+        if exact:
+            self.settled = min(self.settled, changed)
+        elif self.workspace is not None:
+            self.settled = changed if filled else min(changed, hi - 1)
 
     def _compare(self, old: Tensor, new: Tensor, extra: list[Tensor]) -> tuple[int, Tensor | None, list[float]]:
         """How many leading blocks are unchanged; how far each moved (under a tolerance); the numbers in ``extra``."""
@@ -150,7 +217,9 @@ class Solve:
 
     def _window(self, exact: bool) -> tuple[int, int]:
         blocks = self.system.blocks
-        hi = self.schedule.ahead(self.working, blocks) if self.working < blocks else blocks
+        hi = self.schedule.ahead(self.working, blocks, self.system.levels) if self.working < blocks else blocks
+        if self.schedule.windows and self.schedule.block is not None and hi < blocks:
+            hi = max(hi - hi % self.quantum, self.working + 1)
         return (self.certified, max(hi, self.reached)) if exact else (self.working, hi)
 
     def _advance(self, front: int, hi: int, exact: bool) -> None:
@@ -177,13 +246,15 @@ def leading_equal(old: Tensor, new: Tensor, extra: list[Tensor]) -> tuple[int, l
     """The number of leading entries with the same bits, and the numbers in ``extra``."""
     if old.device.type != "cpu":  # one look, one transfer
         return _leading_false(_changed(old, new), extra)
+    a, b = bits(old).numpy(), bits(new).numpy()  # a third of the time that torch takes for so little
     start, count, width = 0, old.shape[0], LOOK
     numbers = fetch(extra)
     while start < count:
         end = min(start + width, count)
-        found, _ = _leading_false(_changed(old[start:end], new[start:end]), [])
-        if found < end - start:
-            return start + found, numbers
+        changed = (a[start:end] != b[start:end]).reshape(end - start, -1).any(axis=1)
+        first = int(changed.argmax())
+        if changed[first]:
+            return start + first, numbers
         start, width = end, 2 * width
     return count, numbers
 

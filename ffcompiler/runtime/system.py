@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..graph import Ref
-from ..plan import ArrayLoop, Finite, Premise
+from ..plan import ArrayLoop, Bounded, Finite
+from ..proof import Proof, Wave
 from .graphs import GraphCall, graph_call, key_of
 from .positions import Indexed, Positions
-from .premises import really_finite, reduced_precision, within_reduced_range
+from .premises import below, really_finite, reduced_precision, within_reduced_range
 from .tail import Tail, Window
+from .windowed import Windowed
+from .workspace import Workspace
 
 Env = Mapping[str, Tensor]
 
@@ -30,6 +33,11 @@ class System:
     tail: Tail
     region: Positions
     finite: tuple[str, ...]  # values that every certifying sweep must find finite
+    bounds: Mapping[str, float]  # those among them that must be smaller than a bound
+    reads: tuple[int, ...] = ()  # the last block that each block reads
+    levels: tuple[int, ...] = ()  # where each level ends, if the blocks are sorted by level
+    order: tuple[int, ...] = ()  # then, for each block, which step of the reference it is
+    windowed: Windowed | None = None
 
     @property
     def blocks(self) -> int:
@@ -38,6 +46,22 @@ class System:
     def constants(self, env: Env) -> Env:
         """``env`` with the work that depends on neither state nor step."""
         return self.invariant.extend(env)
+
+    def final(self, known: int, computed: int) -> int:
+        """How many leading blocks are final after a sweep computed those before ``computed`` from ``known`` final ones.
+
+        A block is, if it reads final blocks only (docs/theory.md, lemma 1).
+        """
+        front = min(known + 1, computed)
+        while front < computed and self.reads and self.reads[front] < known:
+            front += 1
+        return front
+
+    def steps_done(self, blocks: int) -> int:
+        """How many leading steps of the reference are among the first ``blocks`` blocks."""
+        if not self.order or blocks == self.blocks:
+            return blocks
+        return min(self.order[blocks:])
 
     def evaluate(self, env: Env, state: Tensor) -> dict[str, Tensor]:
         """The shared part on ``state``, by the recorded calls: same operators, shapes and strides."""
@@ -53,12 +77,22 @@ class System:
             values = values.clone()  # a step that only moves elements of the state: it is about to be written
         return values, [everything[name] for name in self.finite]
 
+    def window(self, env: Env, workspace: Workspace, state: Tensor, lo: int, hi: int) -> Tensor:
+        """New values of blocks ``lo .. hi - 1`` from the kept values of a workspace, in lifted form."""
+        values = self.tail(Window(lo, hi, {**env, **workspace.kept, self.loop.carry.name: state}, False))
+        storages = {t.untyped_storage().data_ptr() for t in (state, *workspace.kept.values())}
+        return values.clone() if values.untyped_storage().data_ptr() in storages else values
+
     def premises_hold(self, values: list[Tensor], sums: Sequence[float]) -> bool:
-        """Whether the values are finite, also once rounded to a reduced compute dtype; ``sums`` are their totals.
+        """Whether the values are finite, also once rounded to a reduced compute dtype, and within their bounds.
+
+        ``sums`` are their totals.
 
         A sum that overflows by itself is looked at again.
         """
         if not all(math.isfinite(s) for s in sums) and not really_finite(values):
+            return False
+        if not below(dict(zip(self.finite, values, strict=True)), self.bounds):
             return False
         return not reduced_precision(self.device) or within_reduced_range(values)
 
@@ -80,9 +114,16 @@ class System:
         return fresh
 
 
-def make_system(loop: ArrayLoop, premises: tuple[Premise, ...], device: torch.device) -> System:
-    """``loop`` compiled for ``device``."""
-    finite = tuple(p.value for p in premises if isinstance(p, Finite))
+def by_levels(system: System, wave: Wave, align: int = 1) -> System:
+    """The same system with its blocks sorted by level."""
+    loop = system.loop.in_order(wave.order)
+    return replace(make_system(loop, wave.proof, system.device, align), levels=wave.ends, order=wave.order)
+
+
+def make_system(loop: ArrayLoop, proof: Proof, device: torch.device, align: int = 1) -> System:
+    """``loop`` compiled for ``device``, for the sweeps that ``proof`` allows."""
+    premises = proof.premises
+    finite = tuple(dict.fromkeys(p.value for p in premises if isinstance(p, Finite | Bounded)))
     own = {node.name for node in loop.shared.nodes}
     extra = [Ref(name) for name in finite if name in own]
     axes = tuple(
@@ -96,4 +137,7 @@ def make_system(loop: ArrayLoop, premises: tuple[Premise, ...], device: torch.de
         Tail(loop, device),
         Positions(loop.carry.type.shape, axes),
         finite,
+        {p.value: p.bound for p in premises if isinstance(p, Bounded)},
+        proof.reads,
+        windowed=Windowed(loop, proof.windows, device, align) if proof.windows is not None else None,
     )

@@ -34,6 +34,11 @@ class Window:
     exact: bool
 
 
+ALONG_ONE_AXIS = frozenset(
+    f"aten.{name}.default" for name in "argmax argmin _softmax _log_softmax cumsum cumprod".split()
+)
+"""Operators whose second argument is the axis: it is one further in when steps come first."""
+
 LIFTED_BYTES = 2**26
 """Positions are evaluated in runs such that no lifted value is larger than this."""
 
@@ -62,6 +67,18 @@ class Tail:
             if rule is not None:
                 self._rules.append((node.name, rule))
         self._lifts = supported
+        self._drop_unread()
+
+    def _drop_unread(self) -> None:
+        """Leave out what only a chain of selects passes through: the chain reads the shared value itself."""
+        read = {self._loop.tail.outputs[0].name}
+        kept = []
+        nodes = {node.name: node for node in self._loop.tail.nodes}
+        for name, rule in reversed(self._rules):
+            if name in read:
+                kept.append((name, rule))
+                read |= set() if name in self._gathers else {ref.name for ref in nodes[name].refs()}
+        self._rules = kept[::-1]
 
     @property
     def exact(self) -> bool:
@@ -187,6 +204,11 @@ class Tail:
         if any(node.steps()):
             return None
         op, keys = OVERLOADS[node.op], self._operands(node)
+        if node.op in ALONG_ONE_AXIS and len(keys) == 1 and keys[0] in self._stepped:
+            axis, *rest = node.args[1:]
+            if isinstance(axis, int) and not node.kwargs and self._types[keys[0].split(".")[0]].shape:
+                shifted = axis if axis < 0 else axis + 1
+                return lambda window, lifted: op(self._value(keys[0], window, lifted), shifted, *rest)
 
         def call(*tensors: Tensor) -> Tensor:
             args, kwargs = self._arguments(node, dict(zip(keys, tensors, strict=True)), _no_step)
@@ -292,7 +314,7 @@ def _as_recorded(lifted: Tensor, recorded: TensorType) -> Tensor:
     """``lifted`` such that each step's part has the strides that the author's code has."""
     wanted = [s for size, s in zip(recorded.shape, recorded.stride, strict=True) if size != 1]
     has = [s for size, s in zip(lifted.shape[1:], lifted.stride()[1:], strict=True) if size != 1]
-    if wanted == has:
+    if wanted == has or not lifted.numel():
         return lifted
     span = 1 + sum((size - 1) * s for size, s in zip(recorded.shape, recorded.stride, strict=True))
     laid_out = lifted.new_empty(lifted.shape[0] * span).as_strided(lifted.shape, (span, *recorded.stride))

@@ -1,0 +1,115 @@
+"""Levels: blocks that do not depend on each other are final together, in any order that respects what they read."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from systems import SYSTEMS, bold, randn
+from test_catalogue import assert_same
+from torch import Tensor
+
+import ffcompiler as ffc
+from ffcompiler.passes.levels import by_level
+from ffcompiler.plan import Costs
+from ffcompiler.runtime.record import Ending
+from ffcompiler.runtime.runner import Runner
+
+
+def true_levels(parents: list[list[int]]) -> list[int]:
+    levels: list[int] = []
+    for reads in parents:
+        levels.append(max((levels[j] + 1 for j in reads), default=0))
+    return levels
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_levels_of_a_random_graph_are_its_depths(seed: int) -> None:
+    choose = random.Random(seed)
+    n = choose.randint(2, 25)
+    parents = [[j for j in range(i) if choose.random() < choose.choice((0.05, 0.3))] for i in range(n)]
+    reads = [max(p, default=-1) for p in parents]
+    order, ends = by_level(reads, lambda labels: [max((labels[j] for j in p), default=-1) for p in parents])
+    levels = true_levels(parents)
+    place = {step: k for k, step in enumerate(order)}
+    assert sorted(order) == list(range(n))
+    assert all(place[j] < place[i] for i, p in enumerate(parents) for j in p)
+    if len(ends) < n:
+        assert len(ends) == max(levels) + 1
+        assert [levels[order[e - 1]] for e in ends] == list(range(len(ends)))
+
+
+def dilated(n: int = 18, gap: int = 3) -> Any:
+    """Each position reads the one ``gap`` before it and the one ``2 gap`` before it: levels of ``gap`` positions."""
+    w1, w2 = randn(6, 1, 3, seed=1), randn(1, 6, 1, seed=2) * 0.9
+    w1[:, :, 2] = 0
+
+    def sample(noise: Tensor) -> Tensor:
+        def step(t: int, x: Tensor) -> Tensor:
+            h = torch.tanh(F.conv1d(F.pad(x, (2 * gap, 0)), w1, dilation=gap))
+            x = x.clone()
+            x[:, :, t] = F.conv1d(h, w2)[:, :, t] + noise[:, :, t]
+            return x
+
+        return ffc.fori_loop(0, n, step, torch.zeros_like(noise))
+
+    return sample, (randn(2, 1, n),)
+
+
+def test_a_dilated_sampler_needs_one_sweep_for_each_level_and_no_iteration() -> None:
+    function, args = dilated()
+    compiled = bold(ffc.compile(function, args, schedule="wavefront"))
+    assert compiled.proof.wave is not None and len(compiled.proof.wave.ends) == 6
+    result, record = compiled.run(*args)
+    assert_same(result, function(*args))
+    assert record.ending is Ending.SWEEPS
+    assert len([s for s in record.sweeps if not s.certified] or record.sweeps) == 6
+
+
+@pytest.mark.parametrize("schedule", ["wavefront", "wavefront+windows"])
+def test_a_short_receptive_field_makes_fewer_levels_than_pixels(schedule: str) -> None:
+    function, args = SYSTEMS["raster_2d"].make()
+    compiled = bold(ffc.compile(function, args, schedule=schedule))
+    assert compiled.proof.wave is not None
+    assert len(compiled.proof.wave.ends) == 4 + 2 * 4 + 1  # one column further right is seen for each row up: c + 2 r
+    result, record = compiled.run(*args)
+    assert_same(result, function(*args))
+    assert len([s for s in record.sweeps if not s.certified]) == len(compiled.proof.wave.ends)
+
+
+def test_a_chain_keeps_its_order_and_wavefront_is_gauss_seidel() -> None:
+    function, args = SYSTEMS["logistic_map"].make()
+    compiled = bold(ffc.compile(function, args, schedule="wavefront"))
+    assert compiled.proof.wave is None
+    result, record = compiled.run(*args)
+    assert_same(result, function(*args))
+    assert [s.hi - s.lo for s in record.sweeps] == [1] * 16
+
+
+@pytest.mark.parametrize("allowed", range(1, 12))
+def test_a_wavefront_that_stops_early_hands_over_whole_steps(allowed: int) -> None:
+    """Levels are not a prefix of the steps: what is handed over is, and nothing of later steps is kept."""
+    function, args = SYSTEMS["raster_2d"].make()
+    compiled = ffc.compile(function, args, schedule="wavefront")
+    costs = Costs(step=1.0, sweep=0.0, certify=1.2 / allowed, once=0.0)
+    compiled.plan = replace(compiled.plan, costs=costs)
+    compiled._runner = Runner(compiled.plan, compiled.proof, compiled.device)
+    result, record = compiled.run(*args)
+    assert_same(result, function(*args))
+    wave = compiled.proof.wave
+    assert wave is not None and record.ending in (Ending.GUARD, Ending.SWEEPS)
+    assert record.certified <= record.blocks
+
+
+def test_a_loaded_plan_solves_by_levels(tmp_path: Any) -> None:
+    function, args = dilated()
+    compiled = bold(ffc.compile(function, args, schedule="wavefront"))
+    compiled.save(tmp_path / "plan.ffc")
+    again = ffc.load(tmp_path / "plan.ffc")
+    result, record = again.run(*args)
+    assert_same(result, function(*args))
+    assert record.ending is Ending.SWEEPS and again.proof.wave is not None
