@@ -98,6 +98,7 @@ INDEXING: dict[str, Case] = {
     "scatter": lambda x: (
         x.scatter(1, PLACES, x.flip(1)), x.scatter(1, PLACES, 1.5), x.scatter_add(1, PLACES, x),
         torch.zeros(3, 5).scatter(1, classes(x)[:, :1], 1.0),
+        torch.zeros(3, 12, 5).scatter(2, classes(x)[:, :, None], 1), x.scatter(0, classes(x)[:2, :7] % 3, 2.0),
     ),
     "index copy, add, fill": lambda x: (
         x.index_copy(1, ORDER[:3], x[:, :3]), x.index_add(1, ORDER[3:6], x[:, :3]), x.index_fill(1, ORDER[:2], 0.5),

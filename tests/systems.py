@@ -320,6 +320,27 @@ def argmax_levels() -> Any:
 
 
 @system(9)
+def one_hot_levels() -> Any:
+    """The network reads each level as a one-hot vector."""
+    model = Made(36, heads=1, gain=3.0)
+    first = torch.arange(36) // 4  # the four entries of a position have its degree
+    model.fc.mask.copy_((torch.arange(24) % 8)[:, None] >= first)
+    model.mid.mask.copy_((torch.arange(24) % 8)[:, None] >= torch.arange(24) % 8)
+    model.out.mask.copy_(first[:, None] > torch.arange(24) % 8)
+
+    def sample(gumbel: Tensor) -> Tensor:
+        def step(i: int, x: Tensor) -> Tensor:
+            logits = model(F.one_hot(x, num_classes=4).float().flatten(1)).view(x.shape[0], 9, 4)
+            x = x.clone()
+            x[:, i] = (logits[:, i] + gumbel[:, i]).argmax(1)
+            return x
+
+        return ffc.fori_loop(0, 9, step, torch.zeros(gumbel.shape[0], 9, dtype=torch.long))
+
+    return sample, (randn(5, 9, 4),)
+
+
+@system(9)
 def bool_array() -> Any:
     model = Made(9, heads=1, gain=3.0)
 

@@ -36,6 +36,60 @@ def written(x: Tensor, i: int, value: Tensor) -> Tensor:
     return x
 
 
+LITERALS: dict[str, Callable[[Tensor], Tensor]] = {}
+
+
+def literal(use: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    LITERALS[use.__name__] = use
+    return use
+
+
+@literal
+def viewed(h: Tensor) -> Tensor:
+    return h * torch.tensor([0.5]).view(1, 1)
+
+
+@literal
+def written_in_place(h: Tensor) -> Tensor:
+    t = torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0, 5.0])
+    before = h * t
+    t += 1
+    return before + h * t
+
+
+@literal
+def written_through_a_view(h: Tensor) -> Tensor:
+    t = torch.tensor([0.5, 1.0, 2.0, 3.0, 4.0, 5.0])
+    t[1:] += 1
+    return h * t
+
+
+@literal
+def an_index_that_is_written(h: Tensor) -> Tensor:
+    k = torch.tensor([2])
+    k.view(1).add_(1)
+    return h * torch.arange(6.0)[k]
+
+
+@pytest.mark.parametrize("name", LITERALS)
+def test_a_tensor_made_from_numbers_in_a_step_may_be_viewed_and_written(name: str) -> None:
+    def sample(u: Tensor) -> Tensor:
+        return ffc.fori_loop(0, 6, lambda i, x: written(x, i, (LITERALS[name](x @ LOWER) + u)[:, i]), torch.zeros(3, 6))
+
+    noise = randn(3, 6)
+    compiled = bold(ffc.compile(sample, (noise,), schedule="jacobi"))
+    assert_same(compiled(noise), sample(noise))
+
+
+def test_an_argument_that_only_dead_code_reads_is_no_input_of_the_program() -> None:
+    def sample(u: Tensor, other: Tensor) -> Tensor:
+        other.clone()
+        return ffc.fori_loop(0, 6, lambda i, x: written(x, i, (x @ LOWER + u)[:, i]), torch.zeros(3, 6))
+
+    args = randn(3, 6), randn(3, 6, seed=1)
+    assert_same(ffc.compile(sample, args)(*args), sample(*args))
+
+
 def looped(body: Callable[[int, Tensor, Tensor], Any], n: int = 6) -> Callable[[Tensor], Any]:
     def sample(u: Tensor) -> Any:
         return ffc.fori_loop(0, n, lambda i, x: body(i, x, u), torch.zeros_like(u))

@@ -113,3 +113,29 @@ def test_a_loaded_plan_solves_by_levels(tmp_path: Any) -> None:
     result, record = again.run(*args)
     assert_same(result, function(*args))
     assert record.ending is Ending.SWEEPS and again.proof.wave is not None
+
+
+def test_a_sign_of_zero_that_only_a_sweep_by_levels_could_mistake_is_found_when_compiling() -> None:
+    """The pixel to the upper right is multiplied by zero and, in a sweep by levels, not final: its sign must not count.
+
+    In the order of the loop it comes before the left neighbour, which is read, and so is final in any other schedule.
+    """
+    size, inner = 4, torch.arange(4) > 0
+    nothing, minus_zero = torch.zeros(1, 1, 1, 1), torch.full((1,), -0.0)
+
+    def sample(noise: Tensor) -> Tensor:
+        def step(i: int, x: Tensor) -> Tensor:
+            r, c = divmod(i, size)
+            upper_right = F.pad(x, (0, 1, 1, 0))[:, :, :size, 1:]
+            sign = torch.where(inner, (1 / F.conv2d(upper_right, nothing, minus_zero)).clamp(-2, 2), 0.0)
+            left, above = F.pad(x, (1, 0))[..., :size], F.pad(x, (0, 0, 1, 0))[:, :, :size]
+            y = sign + 0.3 * left + 0.2 * above + noise
+            x = x.clone()
+            x[:, :, r, c] = y[:, :, r, c]
+            return x
+
+        return ffc.fori_loop(0, size * size, step, torch.full_like(noise, -1.0))
+
+    below = randn(2, 1, size, size).abs() * -1 - 5  # on these the first state has the signs of the answer
+    with pytest.raises(ffc.CausalityError, match="rounding depends on values that the result does not depend on"):
+        ffc.compile(sample, (below,), schedule="wavefront")

@@ -329,6 +329,23 @@ def test_a_bias_of_minus_zero_does_not_let_masked_inputs_choose_the_sign(batch: 
     assert_sound(sample, (randn(batch, n) - 9,), (mixed,), (-mixed,))
 
 
+def test_a_block_that_reads_nothing_is_not_final_while_the_sign_of_what_it_masks_counts() -> None:
+    """Blocks that read none of the last sweep's are final at once, so that nothing else may have a say in them."""
+    nothing, minus_zero = torch.zeros(1, 2), torch.full((1,), -0.0)
+
+    def sample(u: Tensor) -> Tensor:
+        def step(i: int, x: Tensor) -> Tensor:
+            y = torch.cat([u[:, :7], (1 / F.linear(x[:, :2], nothing, minus_zero)).clamp(-2, 2)], 1)
+            x = x.clone()
+            x[:, i] = y[:, i]
+            return x
+
+        return ffc.fori_loop(0, 8, step, torch.full_like(u, -1.0))
+
+    below = -randn(3, 8).abs() - 0.1  # the signs of the first state
+    assert_sound(sample, (below,), (-below,))
+
+
 def test_a_matrix_of_one_column_does_not_let_masked_inputs_choose_the_sign() -> None:
     weight = torch.tensor([[0.0], [1.0]])
 
@@ -511,6 +528,22 @@ def test_levels_kept_as_floats_and_looked_up_do_not_break_compilation() -> None:
 def test_an_empty_batch_is_no_trouble() -> None:
     function = affine(Made(6), 6)
     assert_sound(function, (torch.zeros(0, 6),))
+
+
+def test_an_empty_batch_of_several_positions_at_a_time_is_no_trouble() -> None:
+    mask = torch.arange(6)[:, None] // 2 < torch.arange(6) // 2
+    weight = randn(6, 6) * mask
+
+    def sample(u: Tensor) -> Tensor:
+        def step(i: int, x: Tensor) -> Tensor:
+            mean = torch.tanh(x @ weight)
+            x = x.clone()
+            x[:, 2 * i : 2 * i + 2] = mean[:, 2 * i : 2 * i + 2] + torch.softmax(u[:, 2 * i : 2 * i + 2], 1)
+            return x
+
+        return ffc.fori_loop(0, 3, step, torch.zeros_like(u))
+
+    assert_sound(sample, (torch.zeros(0, 6),))
 
 
 def test_constants_that_differ_only_in_the_sign_of_zero_are_kept_apart() -> None:

@@ -6,6 +6,7 @@ End results are certified, so a wrong window would cost time and never show in t
 from __future__ import annotations
 
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 import ffcompiler as ffc
 from ffcompiler.graph import Node, Ref
 from ffcompiler.passes.windows.analysis import RULES, WindowAnalysis, rule_of
-from ffcompiler.passes.windows.asked import Asked
+from ffcompiler.passes.windows.asked import Asked, Reads
 from ffcompiler.passes.windows.moves import elementwise
 from ffcompiler.runtime.graphs import OVERLOADS, graph_call
 from ffcompiler.runtime.record import Ending
@@ -199,6 +200,40 @@ def test_a_run_in_inference_mode_leaves_nothing_behind_that_others_cannot_use() 
     with torch.inference_mode():
         compiled(*args)
     assert_same(compiled(*args), function(*args))
+
+
+def test_windows_that_raise_cost_their_time_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(a: Asked) -> Reads:
+        return Reads(a.box, (a.all_of(a.args[0]), (2**50,)), op="aten.expand.default")
+
+    monkeypatch.setitem(RULES, "aten.relu.default", too_large)
+    function, args = SYSTEMS["raster_2d"].make()
+    compiled = bold(ffc.compile(function, args, schedule="sliding(5)+windows"))
+    result, record = compiled.run(*args)
+    assert record.ending is Ending.RAISED and record.certified == 0
+    assert_same(result, function(*args))
+
+
+def test_a_workspace_is_taken_by_one_thread_only() -> None:
+    """Between the look at the pool and the taking, another thread may take what was found."""
+    function, args = SYSTEMS["raster_2d"].make()
+    compiled = bold(ffc.compile(function, args, schedule="sliding(5)+windows"))
+    compiled(*args)
+    windowed = compiled._runner.system.windowed  # type: ignore[union-attr]
+    assert windowed is not None and len(windowed._pool) == 1
+
+    class Slow(list[Any]):
+        """A pool in which finding takes long enough for the others to find the same."""
+
+        def __iter__(self) -> Any:
+            for item in list.__iter__(self):
+                time.sleep(0.05)
+                yield item
+
+    windowed._pool = Slow(windowed._pool)
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(lambda _: windowed._acquire(), range(4)))
+    assert len({id(workspace) for workspace in taken}) == 4
 
 
 # ---------------------------------------------------------------------------------------------------- how much

@@ -126,7 +126,7 @@ class Functional:
 
     def read(self, token: Token) -> Any:
         """The present value of a tensor."""
-        if token in self._literals:
+        if token in self._literals and token not in self._roots:
             return self._constant(self._literals[token])
         alias = self._aliases.get(token)
         if alias is None:
@@ -137,6 +137,12 @@ class Functional:
                 value = self.emit(view.op, (value, *view.args), view.kwargs)
             alias.node, alias.version = value, version
         return alias.node
+
+    def _rooted(self, token: Token) -> Any:
+        """The present value of a tensor that is viewed or written: a literal is from now on a tensor like others."""
+        if token in self._literals and token not in self._roots:
+            self._roots[token] = (self.read(token), 0)
+        return self.read(token)
 
     def emit(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> fx.Node:
         node = self.graph.call_function(op, args, kwargs or {})
@@ -231,7 +237,7 @@ class Functional:
 
     def _view(self, out: Token, of: Hashable, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(of, Made | Carried | Outside)
-        node = self.emit(op, (self.read(of), *args), kwargs)
+        node = self.emit(op, (self._rooted(of), *args), kwargs)
         parent = self._aliases.get(of)
         root, views = (parent.root, parent.views) if parent else (of, ())
         view = View(op, args, kwargs, self.shape(of))
@@ -285,8 +291,9 @@ class Functional:
         return value
 
     def _store(self, target: Token, value: Any) -> None:
-        self.read(target)
+        self._rooted(target)
         alias = self._aliases.get(target)
+        self._literals.pop(alias.root if alias is not None else target, None)  # it is no longer what it was made as
         if alias is None:
             self._roots[target] = (value, self._roots[target][1] + 1)
             return

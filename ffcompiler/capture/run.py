@@ -17,6 +17,7 @@ from ..loops import Body, drive_loops
 from ..trees import flatten, unflatten
 from .facts import tensor_type, user_line
 from .record import Made, Recorder, Segment, Token
+from .spelling import Spelled
 from .unify import Steps
 
 REAL_SECONDS = 20.0
@@ -51,7 +52,7 @@ class Run:
 
     def record(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Run:
         self.prologue = self.recorder.segment
-        with torch.no_grad(), drive_loops(self), self.recorder:
+        with torch.no_grad(), drive_loops(self), Spelled(), self.recorder:
             self.result = function(*args, **kwargs)
         if self.loops == 0:
             raise CaptureError(

@@ -117,9 +117,11 @@ def scatter(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
     state, dim, at, source = args[:4]
     shape = it.shape(state)
     where = known(it, at)
-    if where is None or not shape:
+    if not shape:
         return np.maximum(it.of(state), last(it.of(at), it.of(source)))
     axis = dim % len(shape)
+    if where is None:
+        return np.maximum(it.of(state), _somewhere_along(axis, shape, it.shape(at), it.of(at), it.of(source)))
     result = np.broadcast_to(it.of(state), shape).copy()
     places: list[Index] = list(np.indices(where.shape))
     places[axis] = where % shape[axis]
@@ -128,6 +130,20 @@ def scatter(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
     source = joined([it.of(source)], len(shape))
     within = tuple(slice(None) if size == 1 else slice(n) for size, n in zip(source.shape, where.shape, strict=True))
     np.maximum.at(result, tuple(places), np.broadcast_to(source[within], where.shape))
+    return result
+
+
+def _somewhere_along(axis: int, shape: tuple[int, ...], reach: tuple[int, ...], at: Latest, source: Latest) -> Latest:
+    """What is put somewhere along ``axis``, by an unknown index of shape ``reach``: off the axis it keeps its place."""
+    if len(reach) != len(shape):
+        return np.full((1,) * len(shape), last(at, source), np.int32)
+    put = joined([at, source], len(shape))
+    within = tuple(slice(None) if size == 1 else slice(n) for size, n in zip(put.shape, reach, strict=True))
+    alike = [size == 1 and n == full for size, n, full in zip(put.shape, reach, shape, strict=True)]
+    sides = [1 if dim == axis or alike[dim] else size for dim, size in enumerate(shape)]
+    result = np.full(sides, NEVER, np.int32)
+    where = tuple(slice(None) if sides[dim] == 1 else slice(n) for dim, n in enumerate(reach))
+    result[where] = over(put[within], axis)
     return result
 
 

@@ -6,7 +6,7 @@ from math import prod
 
 from ...graph import Arg, Ref
 from ...windows import Box, Part, WindowArg
-from .asked import Asked, Reads, WindowRule, evaluate_whole, named
+from .asked import Asked, Reads, WindowRule, evaluate_whole, named, widened
 
 ALIAS = "aten.alias.default"
 
@@ -137,6 +137,25 @@ def pad(a: Asked) -> Reads:
     return Reads(a.box, (Part(a.ref(0), tuple(sides)), tuple(missing), *a.args[2:]))
 
 
+def scatter(a: Asked) -> Reads:
+    """Put along one axis, which is taken whole; elsewhere the index must be as large as what it puts into."""
+    dim = a.args[1]
+    shape, reach = a.out_shape, a.shape(a.ref(2))
+    assert isinstance(dim, int)
+    dim %= len(shape)
+    if len(reach) != len(shape) or any(
+        n != size for d, (n, size) in enumerate(zip(reach, shape, strict=True)) if d != dim
+    ):
+        return evaluate_whole(a)
+    box = widened(a.box, (dim,), shape)
+    index = (*a.box[:dim], (0, reach[dim]), *a.box[dim + 1 :])
+    source = a.args[3]
+    put: WindowArg = Part(source, index) if isinstance(source, Ref) and a.shape(source) == reach else source
+    if isinstance(put, Ref):
+        return evaluate_whole(a)
+    return Reads(box, (Part(a.ref(0), box), dim, Part(a.ref(2), index), put))
+
+
 def flip(a: Asked) -> Reads:
     dims = {d % len(a.box) for d in _ints(a.args[1])}
     sides = [
@@ -179,6 +198,7 @@ TABLE: dict[str, WindowRule] = {
     ),
     **named(concatenate, "cat.default"),
     **named(pad, "constant_pad_nd.default"),
+    **named(scatter, "scatter.value scatter.src"),
     **named(flip, "flip.default"),
     **named(
         upsample, "upsample_nearest1d.default upsample_nearest2d.default upsample_nearest1d.vec upsample_nearest2d.vec"
