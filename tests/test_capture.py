@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from systems import Made, affine, bold, randn
+from systems import SYSTEMS, Made, affine, bold, randn
 from test_catalogue import assert_same
 from torch import Tensor
 
@@ -471,3 +471,11 @@ def test_capture_leaves_no_trace() -> None:
     assert not model._forward_pre_hooks and torch.is_grad_enabled()
     for k, v in model.state_dict().items():
         assert_same(v, kept[k])
+
+
+def test_compiling_in_inference_mode_is_refused_with_what_to_do() -> None:
+    function, args = SYSTEMS["conv_1d"].make()
+    with torch.inference_mode():
+        compiled = ffc.compile(function, args)
+        assert compiled.plan.refusal is not None and "compile outside of it" in compiled.plan.refusal
+        assert_same(compiled(*args), function(*args))

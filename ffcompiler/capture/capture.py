@@ -87,6 +87,11 @@ def capture(
 
     Raises `CaptureError`: no marked loop, steps that differ, values that leave the tensor world, hidden state.
     """
+    if torch.is_inference_mode_enabled():
+        raise CaptureError(
+            "compiling inside torch.inference_mode() records other operators than the function makes elsewhere\n"
+            "  compile outside of it; compiled functions may be called inside"
+        )
     kwargs = dict(kwargs or {})
     signature, tensors = describe_arguments(function, args, kwargs)
     kept = Kept((*look(function).tensors.values(), *tensors))
