@@ -254,7 +254,7 @@ class Compiled:
 
     def inspect(self, path: str | os.PathLike[str], record: RunRecord | None = None, force: bool = False) -> None:
         """Write a page with the schedule, the proof, and the front of ``record`` if one is given."""
-        write_page(self.plan, path, record, force)
+        write_page(self.plan, path, record, force, self.proof)
 
 
 def _nameless() -> None:

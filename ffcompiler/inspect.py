@@ -12,20 +12,23 @@ from .dot import dot
 from .explain import explain
 from .files import replace_file
 from .pictures import Fronts, front_svg
-from .plan import ArrayLoop, Plan
+from .plan import ArrayLoop, Method, Plan
+from .proof import NO_PROOF, Proof
 from .runtime.record import RunRecord
 
 TEMPLATE = Path(__file__).with_name("inspect.html.j2")
 LEAST_SQUARE = 64  # blocks; fewer are drawn as a strip
 
 
-def write_page(plan: Plan, path: str | os.PathLike[str], record: RunRecord | None, force: bool) -> None:
+def write_page(
+    plan: Plan, path: str | os.PathLike[str], record: RunRecord | None, force: bool, proof: Proof = NO_PROOF
+) -> None:
     """Write the page, or DOT text to a name in ``.dot``; an existing file is kept unless ``force``."""
-    text = dot(plan) if os.fspath(path).endswith(".dot") else page(plan, record)
+    text = dot(plan) if os.fspath(path).endswith(".dot") else page(plan, record, proof)
     replace_file(path, text.encode(), force)
 
 
-def page(plan: Plan, record: RunRecord | None = None) -> str:
+def page(plan: Plan, record: RunRecord | None = None, proof: Proof = NO_PROOF) -> str:
     """The page as HTML. Whatever comes from the user's code, or from a file, is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -33,7 +36,7 @@ def page(plan: Plan, record: RunRecord | None = None) -> str:
     return template.render(
         plan=plan,
         text=str(plan.program or ""),
-        explanation=explain(plan),
+        explanation=explain(plan, proof),
         slowest=max((c.seconds for c in plan.candidates), default=0.0),
         record=record,
         front=front_picture(record, loop) if record and record.sweeps else None,
@@ -41,8 +44,13 @@ def page(plan: Plan, record: RunRecord | None = None) -> str:
 
 
 def front_picture(record: RunRecord, loop: ArrayLoop | None) -> str:
-    """The fronts of a run as SVG: in rows where the loop's positions have them, else as a strip."""
-    return front_svg(Fronts(tuple(record.fronts), record.blocks), _columns(loop, record.blocks))
+    """The fronts of a run as SVG: in rows where the loop's positions have them, else as a strip.
+
+    Blocks that were sorted by level are not in rows.
+    """
+    by_level = record.schedule.startswith(Method.WAVEFRONT.value)
+    columns = None if by_level else _columns(loop, record.blocks)
+    return front_svg(Fronts(tuple(record.fronts), record.blocks), columns)
 
 
 def _columns(loop: ArrayLoop | None, blocks: int) -> int | None:

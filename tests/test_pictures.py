@@ -7,6 +7,7 @@ import re
 import struct
 import xml.etree.ElementTree as ET
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -141,3 +142,9 @@ def test_a_raster_scan_is_drawn_in_its_rows():
     run = RunRecord("jacobi", rows * columns, sweeps=[Sweep(0, 21, 21, True, 0.1)])
     cells = [r for r in ET.fromstring(front_picture(run, loop)).iter() if r.tag.endswith("rect") and len(r)]
     assert len(cells) == rows
+
+
+def test_fronts_of_levels_are_drawn_as_a_strip_because_blocks_are_not_in_rows() -> None:
+    plan, record = PLANS[0], RunRecord("wavefront", 64, sweeps=[Sweep(0, 64, 64, True, 0.1)])
+    rows = replace(record, schedule="jacobi")
+    assert front_picture(record, plan.system) != front_picture(rows, plan.system)

@@ -970,3 +970,29 @@ def test_no_warning_is_given_on_the_way() -> None:
         warnings.simplefilter("error")
         function, args = ordered([2, 0, 1])
         assert_sound(function, args)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_bias_of_negative_zero_lets_a_zero_weight_cut_nothing(batch: int) -> None:
+    """``-0 + 0 * x`` has the sign of ``-x``, and a division shows it: the zero is a dependence after all."""
+    n = 4
+    weight = torch.zeros(n, n)
+    weight[1:, 0] = -1.0
+    bias = torch.full((n,), -0.0)
+
+    def sample(u: Tensor) -> Tensor:
+        def step(i: int, x: Tensor) -> Tensor:
+            y = (1 / F.linear(x, weight, bias)).clamp(-2, 2)
+            x = x.clone()
+            x[:, i] = y[:, i] * u[:, i + n] + u[:, i]
+            return x
+
+        return ffc.fori_loop(0, n, step, torch.full((u.shape[0], n), -1.0))
+
+    example = torch.rand(batch, 2 * n, generator=torch.Generator().manual_seed(0)) + 0.1
+    compiled = ffc.compile(sample, (example,))
+    assert compiled.plan.refusal is not None and "aten.addmm.default" in compiled.plan.refusal
+    for first in (2.0, -2.0):
+        other = example.clone()
+        other[:, 0], other[:, n] = first, 1.0
+        assert_same(compiled(other), sample(other))

@@ -136,6 +136,13 @@ class Interpretation:
             self.require_finite(state, node)
         return nonzero
 
+    def has_negative_zero(self, added: Any) -> bool:
+        """Whether a constant that is added to a sum holds -0: then the sign of a zero product would show in the sum."""
+        if not isinstance(added, Ref) or added.key not in self.constants:
+            return False
+        values = self.constants[added.key]
+        return bool(((values == 0) & values.signbit()).any())
+
     def require_finite(self, arg: Ref, node: Node) -> None:
         self.finite.setdefault(arg.key, Finite(arg.key, node.op, node.source))
 

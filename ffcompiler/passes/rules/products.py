@@ -85,7 +85,8 @@ def matmul(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
 def addmm(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
     """``beta * bias + alpha * (a @ b)``: with an ``alpha`` of which a kernel could scale a factor, no use of zeros."""
     bias, a, b, beta, alpha = args
-    return joined([product(it, node, a, b, beta == 1 and alpha == 1), it.of(bias)], rank_of(node))
+    zeros = beta == 1 and alpha == 1 and not it.has_negative_zero(bias)
+    return joined([product(it, node, a, b, zeros), it.of(bias)], rank_of(node))
 
 
 def addbmm(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
@@ -97,11 +98,11 @@ def linear(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
     """``input @ weight.T + bias`` over the last axis, with any leading axes."""
     state, weight, bias = args
     latest, vector = it.of(state), len(it.shape(weight)) == 1
-    if it.is_constant(weight):
+    if it.is_constant(weight) and not it.has_negative_zero(bias):
         nonzero = it.cut(weight, state, node)
         result = through(latest[None], (nonzero[None] if vector else nonzero).T)[0]
     else:
-        rows = over(it.of(weight), -1)
+        rows = over(it.of(weight), -1)  # every term
         result = np.maximum(over(latest, -1), rows if vector else rows[:, 0])
     return joined([result[..., 0] if vector else result, it.of(bias)], rank_of(node))
 
