@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
@@ -56,12 +55,6 @@ def front_picture(record: RunRecord, loop: ArrayLoop | None) -> str:
 def _columns(loop: ArrayLoop | None, blocks: int) -> int | None:
     """Blocks in a row: the innermost axis of a raster scan, or the side of a square."""
     if loop is not None and len(loop.write.axes) > 1:
-        return _period(loop.tables[loop.write.axes[-1].table])
+        return loop.row if loop.row > 1 else None
     side = round(blocks**0.5)
     return side if side * side == blocks >= LEAST_SQUARE else None
-
-
-def _period(positions: Sequence[int | float]) -> int | None:
-    """After how many steps an index that counts 0, 1, 2, ... starts again."""
-    again = next((k for k, p in enumerate(positions) if k and p == positions[0]), None)
-    return again if again and len(positions) % again == 0 and again > 1 else None

@@ -62,7 +62,7 @@ def dependence(plan: Plan, proof: Proof) -> Dependence | None:
     start = max(min(loop.blocks // 2, loop.blocks - block) // loop.row * loop.row, 0)
     window = windows.footprint(max(start - 1, 0) if block == 1 else start, min(start + max(block, 2), loop.blocks))
     levels = loop.blocks if proof.wave is None else len(proof.wave.ends)
-    return Dependence(loop.blocks, levels, window, sum(buffer.bytes for buffer in windows.layout.buffers))
+    return Dependence(loop.blocks, levels, window, windows.layout.bytes)
 
 
 def _place(stage: Stage) -> str:

@@ -20,6 +20,8 @@ Orders: TypeAlias = tuple[tuple[int, int], ...]
 """``(dimension, order)``: along that dimension, coordinates of a box count entries of ``Layout.orders[order]``."""
 
 
+ALIAS = "aten.alias.default"
+"""The operator of an instruction that only takes a part of a value."""
 LIVE = Ref("*")
 """The array as the sweeps have it now, from which the kept copy of it is brought up to date."""
 
@@ -97,6 +99,11 @@ class Layout:
     buffers: tuple[Buffer, ...]
     views: tuple[Node, ...]
     orders: tuple[tuple[int, ...], ...]
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the buffers."""
+        return sum(buffer.bytes for buffer in self.buffers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,7 @@ from ffcompiler.codec import decode, encode
 from ffcompiler.container import read, write
 from ffcompiler.plan import Method, Schedule
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def saved(path: Path, name: str = "made_sliced_then_softplus", schedule: str = "jacobi") -> ffc.Compiled:

@@ -22,12 +22,7 @@ COUNTER = [0]
 HERE = "test_capture.py:"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def written(x: Tensor, i: int, value: Tensor) -> Tensor:

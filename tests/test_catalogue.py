@@ -25,12 +25,7 @@ SCHEDULES = ["jacobi", "gs-jacobi(3)", "sliding(3)", "sliding(1)", "gauss-seidel
 PARALLEL = [case for case in SYSTEMS.values() if case.parallel]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def assert_same(got: Any, expected: Any) -> None:

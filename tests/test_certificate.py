@@ -20,13 +20,7 @@ from ffcompiler.runtime.record import Ending
 from ffcompiler.runtime.runner import Execution, Runner
 from ffcompiler.runtime.tail import Window
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 TAILS: dict[str, Callable[[Tensor], Tensor]] = {

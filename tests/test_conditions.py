@@ -28,12 +28,7 @@ HERE = "test_conditions.py:"
 Step = Callable[[int, Tensor, Tensor], Tensor]  # i, the array, the noise: the next array
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def columns(i: int) -> tuple[Any, ...]:

@@ -22,13 +22,7 @@ from ffcompiler.runtime.runner import Runner
 from ffcompiler.runtime.solve import SLACK
 from ffcompiler.schedules import parse_schedule
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass

@@ -20,13 +20,7 @@ from ffcompiler.plan import Costs
 from ffcompiler.runtime.record import Ending
 from ffcompiler.runtime.runner import Runner
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # with more, a convolution may begin its sums with another zero
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def true_levels(parents: list[list[int]]) -> list[int]:

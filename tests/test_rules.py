@@ -25,7 +25,7 @@ from ffcompiler.ops import OPS
 from ffcompiler.passes.latest import NEVER, Interpretation
 from ffcompiler.passes.rules import RULES
 from ffcompiler.runtime.equality import same_bits
-from ffcompiler.runtime.graphs import graph_call, key_of
+from ffcompiler.runtime.graphs import graph_call
 from ffcompiler.signatures import overload
 
 DISTURBANCES = (0.0, -0.0, 1.7, float("inf"), float("-inf"), float("nan"), 1e30, -1e30)
@@ -102,7 +102,7 @@ def check(graph: Graph, constants: Mapping[str, Tensor], x: Tensor, layout: str)
     latest = LAYOUTS[layout]
     it = interpret(graph, constants, latest)
     call = graph_call(graph, x.device, [Ref(p) for p in (*it.finite, *it.bounded) if p != "x"])
-    keys = [key_of(ref) for ref in call.outputs]
+    keys = [ref.key for ref in call.outputs]
     before = dict(zip(keys, call.values({**constants, "x": x}), strict=True))
     found = {out: torch.from_numpy(np.broadcast_to(it.of(out), before[out.key].shape).copy()) for out in graph.outputs}
     checked = 0
@@ -199,7 +199,7 @@ LOOSE = {
 def observed(graph: Graph, constants: Mapping[str, Tensor], x: Tensor, it: Interpretation) -> dict[str, Tensor]:
     """By experiment, the last column that each element notices when it alone is disturbed."""
     call = graph_call(graph, x.device, [Ref(p) for p in (*it.finite, *it.bounded) if p != "x"])
-    keys = [key_of(ref) for ref in call.outputs]
+    keys = [ref.key for ref in call.outputs]
     before = call.values({**constants, "x": x})
     last = [torch.full(t.shape, -1) for t in before]
     for column in range(POSITIONS):

@@ -16,13 +16,7 @@ from torch import Tensor, nn
 
 import ffcompiler as ffc
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def eager(function: Callable[..., Any], *args: Any) -> Any:

@@ -24,11 +24,10 @@ from ffcompiler.graph import Node, Ref
 from ffcompiler.passes.windows.analysis import RULES, WindowAnalysis, rule_of
 from ffcompiler.passes.windows.asked import Asked, Reads
 from ffcompiler.passes.windows.moves import elementwise
-from ffcompiler.runtime.graphs import OVERLOADS, graph_call
+from ffcompiler.runtime.graphs import OVERLOADS, argument, graph_call
 from ffcompiler.runtime.record import Ending
 from ffcompiler.runtime.runner import Runner
 from ffcompiler.runtime.solve import Solve
-from ffcompiler.runtime.workspace import plain
 from ffcompiler.schedules import candidates_for, parse_schedule
 from ffcompiler.trees import flatten
 from ffcompiler.windows import Box, Part, inside, volume, whole
@@ -59,7 +58,7 @@ def evaluated(arg: Any, values: dict[str, Tensor]) -> Any:
         return part_of(values[arg.ref.key], arg.box)
     if isinstance(arg, tuple):
         return [evaluated(a, values) for a in arg]
-    return plain(arg, torch.device("cpu"))
+    return argument(arg, torch.device("cpu"), {})
 
 
 def check_window(node: Node, ref: Ref, box: Box, values: dict[str, Tensor]) -> None:

@@ -12,14 +12,9 @@ from torch import Tensor, fx
 
 from ..graph import Arg, Graph, Ref, Step, Symbol, SymbolKind
 from ..ops import OPS
+from ..signatures import overload
 
-
-def _overload(name: str) -> Any:
-    namespace, packet, overload = name.split(".")
-    return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
-
-
-OVERLOADS: dict[str, Any] = {name: _overload(name) for name in OPS}
+OVERLOADS: dict[str, Any] = {name: overload(name) for name in OPS}
 """The admitted operators; names from a plan are looked up here and nowhere else."""
 
 _SYMBOLS: dict[Symbol, Any] = {
@@ -71,12 +66,7 @@ class GraphCall:
 
     def extend(self, env: Mapping[str, Any]) -> dict[str, Any]:
         """``env`` with the outputs added. A result of an operator with several results is kept as ``name.output``."""
-        return {**env, **dict(zip(map(key_of, self.outputs), self.values(env), strict=True))}
-
-
-def key_of(ref: Ref) -> str:
-    """The environment's key of a reference."""
-    return ref.name if ref.output is None else f"{ref.name}.{ref.output}"
+        return {**env, **dict(zip((ref.key for ref in self.outputs), self.values(env), strict=True))}
 
 
 def graph_call(graph: Graph, device: torch.device, extra: Sequence[Ref] = ()) -> GraphCall:
@@ -89,7 +79,7 @@ def graph_call(graph: Graph, device: torch.device, extra: Sequence[Ref] = ()) ->
 def _inputs(graph: Graph) -> tuple[str, ...]:
     """What a graph reads from outside, by environment key: several-result values are read one by one."""
     own = {node.name for node in graph.nodes}
-    keys = dict.fromkeys(key_of(ref) for ref in _reads(graph) if ref.name not in own)
+    keys = dict.fromkeys(ref.key for ref in _reads(graph) if ref.name not in own)
     return tuple(keys)
 
 
@@ -106,7 +96,7 @@ def to_fx(
     own = {node.name for node in graph.nodes}
     for ref in _reads(graph):
         if ref.name not in own and (ref.name, ref.output) not in value:
-            value[(ref.name, ref.output)] = out.placeholder(key_of(ref).replace(".", "_"))
+            value[(ref.name, ref.output)] = out.placeholder(ref.key.replace(".", "_"))
     tables = tuple(sorted({step.table for node in graph.nodes for step in node.steps()}))
     for table in tables:
         value[table] = out.placeholder(f"step{table}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..graph import EMPTY_GRAPH, Graph
 from ..plan import ArrayLoop, Overwrite, Program
 from .equality import same_bits
-from .graphs import GraphCall, graph_call, key_of
+from .graphs import GraphCall, graph_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Overwrites:
 
     def values(self, env: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What each weight holds after the first step, by its name, where that is not what it holds now."""
-        after = {write.weight: env[key_of(write.value)] for write in self.writes}
+        after = {write.weight: env[write.value.key] for write in self.writes}
         return {name: value for name, value in after.items() if not same_bits(value, env[name])}
 
     def unsettled(self, env: Mapping[str, Tensor]) -> str | None:
@@ -39,7 +39,7 @@ class Overwrites:
             return None
         again = self.call.extend({**env, **changed})
         # a weight may be a plain copy of another, which is then what is read in its place
-        keys = [key_of(ref) for ref in (*self.call.outputs, *(write.value for write in self.writes))]
+        keys = [ref.key for ref in (*self.call.outputs, *(write.value for write in self.writes))]
         moved = changed.keys() & self.read_by_steps or not all(same_bits(again[key], env[key]) for key in keys)
         if not moved:
             return None

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..graph import Graph, Ref
 from ..plan import ArrayLoop, Bits, Loop, Method, Plan, Program, Tolerance
 from ..proof import Proof
-from .graphs import GraphCall, graph_call, key_of
+from .graphs import GraphCall, graph_call
 from .magnitude import largest, unbounded
 from .overwrites import Overwrites, make_overwrites
 from .premises import Zeros
@@ -81,7 +81,7 @@ class Runner:
         if self.system is not None:
             env = self.system.constants(env)
         record = RunRecord(str(self.plan.schedule), loop.hi - loop.lo)
-        return Execution(env, tuple(env[key_of(ref)] for ref in inits), record)
+        return Execution(env, tuple(env[ref.key] for ref in inits), record)
 
     def broken_patterns(self, execution: Execution) -> list[str]:
         """Values that no longer have the zeros that the proof used."""
@@ -186,7 +186,7 @@ class Runner:
         assert body is not None
         outputs = dict(zip(body.outputs, body.values(env, [loop.tables[t][k] for t in body.tables]), strict=True))
         assert isinstance(loop, Loop)
-        return tuple(outputs[ref] if ref in outputs else env[key_of(ref)] for ref in loop.body.outputs)
+        return tuple(outputs[ref] if ref in outputs else env[ref.key] for ref in loop.body.outputs)
 
     def results(self, execution: Execution, state: Sequence[Tensor]) -> list[Tensor]:
         """The epilogue: the tensors of the function's result, in order."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..graph import Ref
 from ..plan import ArrayLoop, Bounded, Finite
 from ..proof import Proof, Wave
-from .graphs import GraphCall, graph_call, key_of
+from .graphs import GraphCall, graph_call
 from .positions import Indexed, Positions
 from .premises import below, really_finite, reduced_precision, within_reduced_range
 from .tail import Tail, Window
@@ -66,7 +66,7 @@ class System:
     def evaluate(self, env: Env, state: Tensor) -> dict[str, Tensor]:
         """The shared part on ``state``, by the recorded calls: same operators, shapes and strides."""
         carried = {**env, self.loop.carry.name: state}
-        return dict(zip(map(key_of, self.shared.outputs), self.shared.values(carried), strict=True))
+        return dict(zip((ref.key for ref in self.shared.outputs), self.shared.values(carried), strict=True))
 
     def update(self, env: Env, state: Tensor, lo: int, hi: int, exact: bool) -> tuple[Tensor, list[Tensor]]:
         """New values of blocks ``lo .. hi - 1`` in lifted form, and the tensors whose finiteness is a premise."""

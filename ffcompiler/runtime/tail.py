@@ -17,7 +17,7 @@ from torch import Tensor
 from ..graph import Arg, Node, Ref, Step, Symbol, TensorType
 from ..ops import OPS, Numerics
 from ..plan import ArrayLoop
-from .graphs import OVERLOADS, argument, graph_call, key_of, symbol_value
+from .graphs import OVERLOADS, argument, graph_call, symbol_value
 from .positions import Indexed, Positions
 
 WIDE_SCALARS = frozenset({"float32", "float64", "int32", "int64", "int16", "int8", "uint8"})
@@ -107,7 +107,7 @@ class Tail:
         out = self._loop.tail.outputs[0]
         if out.name in lifted:
             return lifted[out.name]
-        value = window.shared[key_of(out)]  # every step writes the same value
+        value = window.shared[out.key]  # every step writes the same value
         return value.expand(window.hi - window.lo, *value.shape)
 
     def _one_by_one(self, window: Window) -> Tensor:
@@ -144,7 +144,7 @@ class Tail:
         if of.name in self._gathers:
             base, axes = self._gathers[of.name]
         elif of.name not in self._stepped:
-            base, axes = key_of(of), ()
+            base, axes = of.key, ()
         else:
             return None
         shape = self._shape_of(of.name if of.name not in self._gathers else base.split(".")[0])
@@ -177,7 +177,7 @@ class Tail:
 
     def _operands(self, node: Node) -> list[str]:
         """Environment keys of the tensors that a node reads."""
-        return [key_of(ref) for ref in node.refs()]
+        return [ref.key for ref in node.refs()]
 
     def _steps_are_wide(self, node: Node) -> bool:
         has_steps = any(node.steps())
@@ -271,10 +271,10 @@ class Tail:
         """What an argument is at each step of the window."""
         steps = window.hi - window.lo
         match arg:
-            case Ref() if key_of(arg) in lifted:
-                return _as_recorded(lifted[key_of(arg)], self._types[arg.name]).unbind(0)
+            case Ref() if arg.key in lifted:
+                return _as_recorded(lifted[arg.key], self._types[arg.name]).unbind(0)
             case Ref():
-                return (window.shared[key_of(arg)],) * steps
+                return (window.shared[arg.key],) * steps
             case Step(table=table):
                 return self._loop.tables[table][window.lo : window.hi]
             case tuple():
@@ -287,7 +287,7 @@ class Tail:
     def _arguments(
         self, node: Node, value: Mapping[str, Tensor], step: Callable[[int], Any]
     ) -> tuple[list[Any], dict[str, Any]]:
-        keyed: dict[Any, Any] = {(r.name, r.output): value[key_of(r)] for r in node.refs()}
+        keyed: dict[Any, Any] = {(r.name, r.output): value[r.key] for r in node.refs()}
         keyed |= {s.table: step(s.table) for s in node.leaves() if isinstance(s, Step)}
         args = [argument(a, self._device, keyed) for a in node.args]
         return args, {k: argument(v, self._device, keyed) for k, v in node.kwargs}

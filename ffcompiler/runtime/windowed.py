@@ -40,11 +40,6 @@ class Windowed:
         self._pool: list[Workspace] = []
         self._lock = Lock()  # between finding a workspace in the pool and taking it
 
-    @property
-    def buffer_bytes(self) -> int:
-        """Memory of the kept values."""
-        return sum(b.bytes for b in self.layout.buffers)
-
     def quantum(self, schedule: Schedule) -> int:
         """Windows begin and end at multiples of this, so that few different ones occur: rows where there are rows."""
         blocks = self.loop.blocks

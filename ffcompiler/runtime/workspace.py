@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from ..graph import Ref, Symbol
-from ..windows import LIVE, Box, Buffer, Instruction, Layout, Part, WindowArg, WindowProgram, parts_in
-from .graphs import OVERLOADS, symbol_value
+from ..graph import Arg, Ref
+from ..windows import ALIAS, LIVE, Box, Buffer, Instruction, Layout, Part, WindowArg, WindowProgram, parts_in
+from .graphs import OVERLOADS, argument
 
 Env: TypeAlias = Mapping[str, Tensor]
 
 PROGRAMS = 4096
 """Windows whose instructions are remembered."""
 
-ALIAS = "aten.alias.default"
 _DIRECT = {
     "aten.add.Tensor": torch.add,
     "aten.sub.Tensor": torch.sub,
@@ -111,7 +110,7 @@ class Workspace:
         for node in self.layout.views:
             base, *rest = node.args
             assert isinstance(base, Ref)
-            found = OVERLOADS[node.op](self.kept[base.key], *[plain(a, self.device) for a in rest])
+            found = OVERLOADS[node.op](self.kept[base.key], *[argument(a, self.device, {}) for a in rest])
             assert found.untyped_storage().data_ptr() == self.kept[base.key].untyped_storage().data_ptr(), str(node)
             self.kept[node.name] = found
 
@@ -244,7 +243,7 @@ class _Binding:
         if isinstance(arg, tuple) and any(True for _ in parts_in(arg)):
             inner = [self._operand(a) for a in arg]
             return self._through(_list, inner)
-        return plain(arg, self.workspace.device)
+        return argument(cast(Arg, arg), self.workspace.device, {})
 
     def _part(self, part: Part) -> Any:
         key = part.ref.key
@@ -307,10 +306,3 @@ def cut(t: Tensor, box: Box) -> Tensor:
         if (lo, hi) != (0, t.shape[dim]):
             t = t.narrow(dim, lo, hi - lo)
     return t
-
-
-def plain(arg: Any, device: torch.device) -> Any:
-    """An argument without parts, as torch takes it."""
-    if isinstance(arg, tuple):
-        return [plain(a, device) for a in arg]
-    return symbol_value(arg, device) if isinstance(arg, Symbol) else arg

@@ -23,6 +23,7 @@ from ...ops import OPS, Numerics
 from ...plan import ArrayLoop
 from ...proof import Latest
 from ...windows import (
+    ALIAS,
     LIVE,
     Box,
     Buffer,
@@ -110,7 +111,7 @@ class WindowAnalysis:
                             wanted[part.ref] = part.box if known is None else union(known, part.box)
         carry = Ref(self.loop.carry.name)
         boxes = self._boxes(carry, settled, hi, wanted)
-        found += [Instruction(carry, box, (), moves.ALIAS, (Part(LIVE, box),)) for box in boxes]
+        found += [Instruction(carry, box, (), ALIAS, (Part(LIVE, box),)) for box in boxes]
         return tuple(reversed(found))
 
     def footprint(self, settled: int, hi: int) -> Footprint:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from math import prod
 
 from ...graph import Arg, Ref
-from ...windows import Box, Part, WindowArg
+from ...windows import ALIAS, Box, Part, WindowArg
 from .asked import Asked, Reads, WindowRule, evaluate_whole, named, widened
-
-ALIAS = "aten.alias.default"
 
 
 def elementwise(a: Asked) -> Reads:

@@ -6,7 +6,7 @@ An axis that is summed over is never cut, which would round anew, but for taps o
 from __future__ import annotations
 
 from ...graph import Arg, Ref
-from ...windows import Box, Instruction, Part, WindowArg, volume
+from ...windows import ALIAS, Box, Instruction, Part, WindowArg, volume
 from .asked import Asked, Reads, WindowRule, evaluate_whole, named, widened
 
 
@@ -164,7 +164,7 @@ def work(instruction: Instruction) -> int:
     if instruction.op == "aten.convolution.default":
         channels = instruction.box[1][1] - instruction.box[1][0]
         return volume(instruction.box) * sizes[1] // max(channels, 1)
-    return 0 if instruction.op == "aten.alias.default" else volume(instruction.box)
+    return 0 if instruction.op == ALIAS else volume(instruction.box)
 
 
 ALIGNED = frozenset(f"aten.{name}.default" for name in "mm addmm bmm baddbmm linear".split())
