@@ -24,7 +24,8 @@ from .codec import decode, encode
 from .container import read, write
 from .errors import ArtifactError, InvalidPlanError, UsageError
 from .files import replace_file
-from .plan import Plan, Weight
+from .plan import Plan
+from .program import Weight
 from .verify import verify
 
 FORMAT = (2, 0)

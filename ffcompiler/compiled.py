@@ -18,7 +18,8 @@ from .errors import ArtifactError, CaptureError, SignatureError, UsageError
 from .explain import Explanation, explain
 from .inspect import write_page
 from .live import Live
-from .plan import Leaf, Method, Plan, Signature, Unchanged, ZeroPattern
+from .plan import Method, Plan, Unchanged, ZeroPattern
+from .program import Leaf, Signature
 from .proof import Proof, Prover, Refusal
 from .runtime.equality import Difference, compare
 from .runtime.record import Certificate, Ending, RunRecord, Sweep

@@ -8,7 +8,8 @@ from __future__ import annotations
 import graphviz
 
 from .graph import Graph
-from .plan import ArrayLoop, Plan, Program
+from .plan import Plan
+from .program import ArrayLoop, Program
 
 
 def dot(plan: Plan) -> str:

@@ -19,8 +19,9 @@ from .errors import CaptureError, CausalityError, ScheduleError, UsageError
 from .live import Live
 from .passes.dependence import prove
 from .passes.partition import partition
-from .plan import ArrayLoop, Bits, Candidate, Equality, Method, Plan, Schedule
+from .plan import Bits, Candidate, Equality, Method, Plan, Schedule
 from .probe import best_alignment
+from .program import ArrayLoop
 from .proof import NO_PROOF, Proof, Refusal
 from .runtime.runner import Runner
 from .schedules import candidates_for, parse_schedule

@@ -11,7 +11,8 @@ from .dot import dot
 from .explain import explain
 from .files import replace_file
 from .pictures import Fronts, front_svg
-from .plan import ArrayLoop, Method, Plan
+from .plan import Method, Plan
+from .program import ArrayLoop
 from .proof import NO_PROOF, Proof
 from .runtime.record import RunRecord
 

@@ -13,7 +13,7 @@ from .capture import Captured, look
 from .capture.surroundings import View
 from .graph import TensorType
 from .loops import Resume, TimedSteps, drive_loops
-from .plan import Weight
+from .program import Weight
 
 
 def modes() -> dict[str, str]:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from .plan import Premise, Program
+from .plan import Premise
+from .program import Program
 from .windows import Windows
 
 Latest: TypeAlias = npt.NDArray[np.int32]

@@ -6,7 +6,7 @@ import ast
 
 from .graph import Ref, Value
 from .layout import Table, each, progression
-from .plan import ArrayLoop, Axis, Leaf, Loop, Overwrite, Program, Region, Result, Signature, Weight, WeightKind
+from .program import ArrayLoop, Axis, Leaf, Loop, Overwrite, Program, Region, Result, Signature, Weight, WeightKind
 from .syntax import (
     Section,
     Sections,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from .graph import RESERVED, Arg, Node, Ref, Step, Symbol, SymbolKind, TensorType
 from .ops import OPS
-from .plan import Program
+from .program import Program
 from .scopes import Environment, Fault, Scope, Subject, carried, carried_values, results, scopes, type_of
 
 MAX_NODES = 100_000  # of all graphs together

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from .graph import Ref, Step, TensorType
-from .plan import ArrayLoop, Axis, Loop, Program
+from .program import ArrayLoop, Axis, Loop, Program
 from .rules_graph import atoms
 from .scopes import Fault, Scope, Subject, before_loop, carried_values, type_of
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from .graph import Graph, Node, Ref, TensorType, Value
 from .layout import printable
-from .plan import ArrayLoop, Loop, Plan, Program
+from .plan import Plan
+from .program import ArrayLoop, Loop, Program
 
 Types = tuple[TensorType | None, ...]  # of the results of one value
 Environment = Mapping[str, Types]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 
 from .errors import InvalidPlanError
-from .plan import Bits, Bounded, Finite, Leaf, Method, Plan, Premise, Schedule, Unchanged, ZeroPattern
+from .plan import Bits, Bounded, Finite, Method, Plan, Premise, Schedule, Unchanged, ZeroPattern
+from .program import Leaf
 from .rules_graph import (
     arguments_are_well_formed,
     bound_names,

@@ -9,23 +9,8 @@ from typing import Any
 from plans import MADE, MADE_LOOP, NO_PROGRAM, OVERWRITING, RECURRENCE, f32, node, r
 
 from ffcompiler.graph import Graph, Ref, Step, Symbol, SymbolKind, TensorType, Value
-from ffcompiler.plan import (
-    Axis,
-    Bounded,
-    Candidate,
-    Costs,
-    Finite,
-    Leaf,
-    Loop,
-    Method,
-    Overwrite,
-    Plan,
-    Region,
-    Schedule,
-    Tolerance,
-    Unchanged,
-    ZeroPattern,
-)
+from ffcompiler.plan import Bounded, Candidate, Costs, Finite, Method, Plan, Schedule, Tolerance, Unchanged, ZeroPattern
+from ffcompiler.program import Axis, Leaf, Loop, Overwrite, Region
 
 MADE_PROGRAM, RNN_PROGRAM = MADE.program, RECURRENCE.program
 assert MADE_PROGRAM is not None

@@ -5,27 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ffcompiler.graph import EMPTY_GRAPH, Arg, Graph, Node, Ref, Step, Symbol, SymbolKind, TensorType, Value, contiguous
-from ffcompiler.plan import (
+from ffcompiler.plan import Bits, Candidate, Costs, Finite, Method, Plan, Schedule, ZeroPattern, tolerance
+from ffcompiler.program import (
     ArrayLoop,
     Axis,
-    Bits,
-    Candidate,
-    Costs,
-    Finite,
     Leaf,
     Loop,
-    Method,
     Overwrite,
-    Plan,
     Program,
     Region,
     Result,
-    Schedule,
     Signature,
     Weight,
     WeightKind,
-    ZeroPattern,
-    tolerance,
 )
 
 FLOAT32 = Symbol(SymbolKind.DTYPE, "float32")

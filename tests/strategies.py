@@ -10,25 +10,19 @@ from plans import MADE, MADE_LOOP, RECURRENCE
 
 from ffcompiler.graph import RESERVED, Graph, Node, Ref, Step, Symbol, SymbolKind, TensorType, Value, contiguous
 from ffcompiler.plan import (
-    Axis,
     Bits,
     Bounded,
     Candidate,
     Costs,
     Finite,
-    Leaf,
     Method,
     Plan,
-    Region,
-    Result,
     Schedule,
-    Signature,
     Tolerance,
     Unchanged,
-    Weight,
-    WeightKind,
     ZeroPattern,
 )
+from ffcompiler.program import Axis, Leaf, Region, Result, Signature, Weight, WeightKind
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     [

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from plans import ALL, MADE, MADE_LOOP, f32
 
 from ffcompiler.errors import InvalidPlanError
-from ffcompiler.plan import Axis, Plan, Region
+from ffcompiler.plan import Plan
+from ffcompiler.program import Axis, Region
 from ffcompiler.rules_loop import _overlap
 from ffcompiler.verify import RULES, verify
 

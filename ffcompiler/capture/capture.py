@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import CaptureError
 from ..graph import Graph, Ref, Value
 from ..loops import FirstStep, drive_loops
-from ..plan import Leaf, Loop, Program, Result, Signature, Weight, WeightKind
+from ..program import Leaf, Loop, Program, Result, Signature, Weight, WeightKind
 from ..trees import flatten, unflatten
 from .facts import exact_number, tensor_type
 from .freeze import Freezer

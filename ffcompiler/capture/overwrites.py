@@ -19,7 +19,7 @@ from torch import Tensor, fx
 
 from ..errors import CaptureError
 from ..graph import EMPTY_GRAPH, Graph, Ref
-from ..plan import Overwrite
+from ..program import Overwrite
 from ..runtime.equality import same_bits
 from .facts import tensor_type
 from .freeze import Freezer

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..compiled import constant
 from ..errors import UsageError
-from ..plan import Leaf, Plan, Signature
+from ..plan import Plan
+from ..program import Leaf, Signature
 from ..trees import unflatten
 
 

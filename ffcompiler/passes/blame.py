@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..graph import Node, Ref
-from ..plan import ArrayLoop
+from ..program import ArrayLoop
 from ..proof import Latest
 from .latest import Interpretation
 from .rules import RULES

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..graph import Node, Ref, TensorType
 from ..ops import OPS, Failure
-from ..plan import ArrayLoop, Premise, Program
+from ..plan import Premise
+from ..program import ArrayLoop, Program
 from ..proof import Latest, Proof, Refusal, Wave
 from .blame import at, trace
 from .latest import NEVER, Interpretation, mask_premise, zero_pattern

@@ -12,7 +12,7 @@ from dataclasses import replace
 import networkx as nx
 
 from ..graph import Arg, Graph, Node, Ref, Step, TensorType, Value
-from ..plan import ArrayLoop, Axis, Loop, Program, Region
+from ..program import ArrayLoop, Axis, Loop, Program, Region
 from ..proof import Refusal
 from ..scopes import before_loop
 

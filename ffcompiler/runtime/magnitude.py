@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..plan import ArrayLoop
+from ..program import ArrayLoop
 from .bounds import RULES, Bounds, around, largest, limit
 
 __all__ = ["largest", "unbounded"]

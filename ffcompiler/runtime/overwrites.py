@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..graph import EMPTY_GRAPH, Graph
-from ..plan import ArrayLoop, Overwrite, Program
+from ..program import ArrayLoop, Overwrite, Program
 from .equality import same_bits
 from .graphs import GraphCall, graph_call
 

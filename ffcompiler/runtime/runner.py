@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph, Ref
-from ..plan import ArrayLoop, Bits, Loop, Method, Plan, Program, Tolerance
+from ..plan import Bits, Method, Plan, Tolerance
+from ..program import ArrayLoop, Loop, Program
 from ..proof import Proof
 from .graphs import GraphCall, graph_call
 from .magnitude import largest, unbounded

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..graph import Ref
-from ..plan import ArrayLoop, Bounded, Finite
+from ..plan import Bounded, Finite
+from ..program import ArrayLoop
 from ..proof import Proof, Wave
 from .graphs import GraphCall, graph_call
 from .positions import Indexed, Positions

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..graph import Arg, Node, Ref, Step, Symbol, TensorType
 from ..ops import OPS, Numerics
-from ..plan import ArrayLoop
+from ..program import ArrayLoop
 from .graphs import OVERLOADS, argument, graph_call, symbol_value
 from .positions import Indexed, Positions
 

@@ -13,7 +13,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..plan import ArrayLoop, Method, Schedule
+from ..plan import Method, Schedule
+from ..program import ArrayLoop
 from ..windows import WindowProgram, Windows
 from .graphs import graph_call
 from .workspace import PROGRAMS, Bound, Workspace

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ...graph import Node, Ref, TensorType
 from ...ops import OPS, Numerics
-from ...plan import ArrayLoop
+from ...program import ArrayLoop
 from ...proof import Latest
 from ...windows import (
     ALIAS,

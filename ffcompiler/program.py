@@ -1,0 +1,212 @@
+"""Programs as values: how a function is held. Graphs: `graph.py`; what is planned for a program: `plan.py`. No torch.
+
+How a function is held:
+
+    Program
+      prologue   Graph, run once: from arguments and weights to the loop's first state and what the steps read
+      loop       Loop       any loop: one body graph per step; runs sequentially
+                 ArrayLoop  a loop that writes one position of an array per step, split into
+                              invariant  work that depends on neither the state nor the step: once per call
+                              shared     S: depends on the state, not on the step (``model(x)``): once per sweep
+                              tail       T_i: the rest, slices and arithmetic of position i: once per position
+      epilogue   Graph, run once: from the last state to the results
+
+All graphs of a program share one name space, so the environment of a run is a dictionary from name to tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from .graph import Graph, Ref, TensorType, Value
+from .layout import comment, section, table_text
+
+
+class WeightKind(Enum):
+    PARAMETER = "parameter"  # fetched again from its module at each call
+    CLOSURE = "closure"  # a tensor the function closes over; fetched again at each call
+    CONSTANT = "constant"  # a literal made inside the function
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor the function uses without being given it; ``path`` says where it lives (``model.fc1.weight``)."""
+
+    name: str
+    kind: WeightKind
+    path: str
+    type: TensorType
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.type} = {self.kind.value}({self.path!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One leaf of the arguments or results: a tensor (``type``) or a constant (``constant``, as ``repr`` text)."""
+
+    path: str
+    name: str | None
+    type: TensorType | None
+    constant: str | None = None
+
+    def __str__(self) -> str:
+        """``x: float32[100, 784]  # args[0]`` for a tensor, ``_ = '3'  # args[1]`` for the constant 3."""
+        type_ = "" if self.type is None else f": {self.type}"
+        constant = "" if self.constant is None else f" = {self.constant!r}"
+        return f"{self.name or '_'}{type_}{constant}{comment(self.path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The arguments of the function: leaves in pytree order, the tree as torch's JSON text, and the call's modes."""
+
+    leaves: tuple[Leaf, ...]
+    tree: str
+    modes: tuple[tuple[str, str], ...] = ()  # (what, state): "training model" -> "False", "autocast" -> "off"
+
+    def __str__(self) -> str:
+        modes = [f"modes[{what!r}] = {state!r}" for what, state in self.modes]
+        return section("arguments", [*map(str, self.leaves), *modes, f"tree = {self.tree!r}"])
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the function returns: for each leaf a value of the program or a constant, and the tree."""
+
+    leaves: tuple[Leaf, ...]
+    tree: str
+
+    def __str__(self) -> str:
+        return section("results", [*map(str, self.leaves), f"tree = {self.tree!r}"])
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """``for k, i in enumerate(range(lo, hi)): carry = body(carry)``, with ``tables[t][k]`` for ``Step(t)``."""
+
+    lo: int
+    hi: int
+    tables: tuple[tuple[int | float, ...], ...]
+    carry: tuple[Value, ...]
+    init: tuple[Ref, ...]
+    carry_tree: str
+    body: Graph
+
+    def __str__(self) -> str:
+        names = ", ".join(value.name for value in self.carry)
+        starts = [f"{value} = {ref}" for value, ref in zip(self.carry, self.init, strict=True)]
+        lines = [*_steps_text(self), *starts, f"tree = {self.carry_tree!r}", f"{names or '_'} = body()"]
+        return "\n\n".join([section("loop", lines), self.body.text("body")])
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One indexed dimension of a region: entry ``table[k]`` at step ``k``; ``length`` None drops the dimension."""
+
+    dim: int
+    table: int
+    length: int | None
+
+    def __str__(self) -> str:
+        start = f"step[{self.table}]"
+        return start if self.length is None else f"{start}:{start} + {self.length}"
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The part of an array that one step addresses: dims of the *full* array, ascending; the others are taken whole."""
+
+    axes: tuple[Axis, ...]
+
+    def __str__(self) -> str:
+        """The subscript: ``:, step[0]`` for the column ``step[0]`` of a matrix."""
+        at = {axis.dim: str(axis) for axis in self.axes}
+        return ", ".join(at.get(dim, ":") for dim in range(max(at) + 1)) if at else "..."
+
+    def shape(self, full: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of this part of an array of shape ``full``."""
+        lengths: dict[int, int | None] = {axis.dim: axis.length for axis in self.axes}
+        sizes = (lengths.get(dim, size) for dim, size in enumerate(full))
+        return tuple(size for size in sizes if size is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLoop:
+    """A triangular system: step ``k`` writes ``write`` of the carry with ``tail(k)``, read from ``shared(carry)``."""
+
+    lo: int
+    hi: int
+    tables: tuple[tuple[int | float, ...], ...]
+    carry: Value
+    init: Ref
+    carry_tree: str
+    write: Region
+    invariant: Graph
+    shared: Graph
+    tail: Graph  # one output: the written value, of the region's shape
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks, which is the number of equations: one per step."""
+        return self.hi - self.lo
+
+    @property
+    def row(self) -> int:
+        """Consecutive steps that write one row, where the steps go through an array row by row; else 1."""
+        if len(self.write.axes) < 2:
+            return 1
+        outer = [self.tables[axis.table] for axis in self.write.axes[:-1]]
+        places = list(zip(*outer, strict=True))
+        length = next((k for k, place in enumerate(places) if place != places[0]), len(places))
+        in_rows = all(len(set(places[k : k + length])) == 1 for k in range(0, len(places), length))
+        return length if in_rows and length < len(places) else 1
+
+    def in_order(self, order: tuple[int, ...]) -> ArrayLoop:
+        """The same steps, one after the other as ``order`` has them."""
+        return replace(self, tables=tuple(tuple(row[k] for k in order) for row in self.tables))
+
+    def __str__(self) -> str:
+        start, write = f"{self.carry} = {self.init}", f"{self.carry.name}[{self.write}] = tail()"
+        head = section("array_loop", [*_steps_text(self), start, f"tree = {self.carry_tree!r}", write])
+        graphs = [self.invariant.text("invariant"), self.shared.text("shared"), self.tail.text("tail")]
+        return "\n\n".join([head, *graphs])
+
+
+def _steps_text(loop: Loop | ArrayLoop) -> list[str]:
+    tables = [f"step[{t}] = {table_text(table)}" for t, table in enumerate(loop.tables)]
+    return [f"steps = range({loop.lo}, {loop.hi})", *tables]
+
+
+@dataclass(frozen=True, slots=True)
+class Overwrite:
+    """Every step of the loop writes ``value``, made by the prologue from weights alone, into ``weight``.
+
+    From the first write on this must change nothing (`runtime/overwrites.py` looks in every call): what the loop and
+    the epilogue read in place of the weight is then the same in all steps.
+    """
+
+    weight: str
+    value: Ref
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.weight} = {self.value}{comment(self.source)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    signature: Signature
+    weights: tuple[Weight, ...]
+    prologue: Graph
+    loop: Loop | ArrayLoop
+    epilogue: Graph
+    result: Result
+    overwrites: tuple[Overwrite, ...] = ()
+
+    def __str__(self) -> str:
+        weights = [section("weights", map(str, self.weights))] if self.weights else []
+        overwrites = [section("overwrites", map(str, self.overwrites))] if self.overwrites else []
+        graphs = [self.prologue.text("prologue"), *overwrites, str(self.loop), self.epilogue.text("epilogue")]
+        return "\n\n".join([str(self.signature), *weights, *graphs, str(self.result)])
