@@ -28,7 +28,7 @@ from .plan import Plan
 from .program import Weight
 from .verify import verify
 
-FORMAT = (2, 0)
+FORMAT = (3, 0)
 """Major and minor version; a newer minor is read, a newer major is not."""
 
 MANIFEST, PLAN, WEIGHTS = "manifest.json", "plan.json", "weights.safetensors"

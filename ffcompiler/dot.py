@@ -9,7 +9,7 @@ import graphviz
 
 from .graph import Graph
 from .plan import Plan
-from .program import ArrayLoop, Program
+from .program import ArrayLoop, Program, Recurrence, RepeatedMap
 
 
 def dot(plan: Plan) -> str:
@@ -33,6 +33,10 @@ def _graphs(program: Program) -> list[tuple[str, Graph]]:
     match program.loop:
         case ArrayLoop() as loop:
             inner = [("invariant", loop.invariant), ("shared", loop.shared), ("tail", loop.tail)]
+        case Recurrence() as loop:
+            inner = [("invariant", loop.invariant), ("ahead", loop.ahead), ("body", loop.body)]
+        case RepeatedMap() as loop:
+            inner = [("invariant", loop.invariant), ("body", loop.body)]
         case loop:
             inner = [("body", loop.body)]
     return [("prologue", program.prologue), *inner, ("epilogue", program.epilogue)]

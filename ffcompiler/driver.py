@@ -115,7 +115,7 @@ def _available(device: str) -> torch.device:
 
 def _shape(plan: Plan) -> tuple[int, int]:
     """Blocks in the array, and in a row of it."""
-    loop = plan.system
+    loop = plan.array
     assert loop is not None
     return loop.blocks, loop.row
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .plan import Bits, Bounded, Candidate, Finite, Method, Plan, Schedule, Unchanged, ZeroPattern
+from .plan import (
+    Bits,
+    Bounded,
+    Candidate,
+    Finite,
+    Method,
+    NoNegativeZero,
+    Plan,
+    Schedule,
+    Unchanged,
+    ZeroPattern,
+    key_text,
+)
 from .proof import NO_PROOF, Proof
 from .summary import Dependence, dependence
 
@@ -81,8 +93,8 @@ def _why(plan: Plan) -> list[str]:
     lines = [] if plan.refusal is None else [plan.refusal]
     lines += [plan.why] if plan.why else []
     lines += _of_windows(plan)
-    if plan.system is not None and plan.refusal is None:
-        loop = plan.system
+    if plan.array is not None and plan.refusal is None:
+        loop = plan.array
         lines.append(
             f"{loop.blocks} steps write {loop.carry.name}[{loop.write}]; {len(loop.shared.nodes)} operators are shared "
             f"between steps, {len(loop.tail.nodes)} belong to one position, {len(loop.invariant.nodes)} run once"
@@ -114,18 +126,22 @@ def _premises(plan: Plan) -> list[str]:
         places = ", ".join(dict.fromkeys(f"{p.op} at {p.source}" for p in finite))
         lines.append(f"inputs of {places} are finite in every certifying sweep (0 times Inf is not 0)")
     lines += [
-        f"{p.value}, at {p.op} at {p.source}, stays below {p.bound:.4g} in magnitude (the mask hides by its size only)"
+        f"{key_text(p.value)}, at {p.op} at {p.source}, stays below {p.bound:.4g} in magnitude "
+        "(the mask hides by its size only)"
         for p in plan.premises
         if isinstance(p, Bounded)
     ]
-    lines += [f"{p.value} is the mask that it was" for p in plan.premises if isinstance(p, Unchanged)]
+    lines += [f"{key_text(p.value)} is the mask that it was" for p in plan.premises if isinstance(p, Unchanged)]
     weights = {w.name: w.path for w in plan.program.weights} if plan.program else {}
     lines += [
         f"{weights[o.weight]} is written in every step at {o.source}; from the first time on that changes nothing"
         for o in (plan.program.overwrites if plan.program else ())
     ]
     zeros = [p for p in plan.premises if isinstance(p, ZeroPattern)]
-    lines += [f"{p.value}: {p.zeros} of {p.of} entries are zero, and stay so" for p in zeros]
+    lines += [f"{key_text(p.value)}: {p.zeros} of {p.of} entries are zero, and stay so" for p in zeros]
+    unsigned = [weights.get(p.value, key_text(p.value)) for p in plan.premises if isinstance(p, NoNegativeZero)]
+    if unsigned:
+        lines.append(f"{', '.join(unsigned)}: no entry is -0, and stays so (it would show the sign of 0 times x)")
     if plan.schedule.method is not Method.SEQUENTIAL and isinstance(plan.equality, Bits):
         lines.append(
             "a kernel rounds a position alike whatever stands at positions it does not depend on (tested here)"

@@ -32,7 +32,7 @@ def page(plan: Plan, record: RunRecord | None = None, proof: Proof = NO_PROOF) -
     """The page as HTML. Whatever comes from the user's code, or from a file, is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    loop = plan.system
+    loop = plan.array
     return template.render(
         plan=plan,
         text=str(plan.program or ""),

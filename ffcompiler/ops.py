@@ -125,6 +125,13 @@ _TABLE = [
     ),
 ]
 
+DRAWS: frozenset[str] = frozenset(
+    f"aten.{name}"
+    for name in """uniform_.default normal_.default exponential_.default random_.default random_.to random_.from
+    bernoulli_.float cauchy_.default log_normal_.default geometric_.default randperm.default""".split()
+)
+"""Operators that draw random numbers, as many for any data: those that end in ``_`` fill a new tensor."""
+
 OPS: dict[str, Op] = {op.name: op for op in _TABLE}
 """Every admitted operator by name."""
 assert len(OPS) == len(_TABLE), "an operator is listed twice"

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from .layout import columns, comment, item, one_line, section
-from .program import ArrayLoop, Program
+from .program import ArrayLoop, Loop, Program, System
 
 # ---------------------------------------------------------------------------------------------------- schedules
 
@@ -92,6 +92,7 @@ def tolerance(rtol: float = 1.3e-6, atol: float = 1e-5) -> Tolerance:
 
 
 # ---------------------------------------------------------------------------------------------------- premises
+# ``value`` is the key of a value in an environment: of one result of an operator that has several, ``b3.0``.
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Finite:
     source: str
 
     def __str__(self) -> str:
-        return f"finite({self.value}, {self.op}){comment(self.source)}"
+        return f"finite({key_text(self.value)}, {self.op}){comment(self.source)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class Bounded:
     source: str
 
     def __str__(self) -> str:
-        return f"bounded({self.value}, {self.bound!r}, {self.op}){comment(self.source)}"
+        return f"bounded({key_text(self.value)}, {self.bound!r}, {self.op}){comment(self.source)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class ZeroPattern:
     sha256: str
 
     def __str__(self) -> str:
-        return f"zeros({self.value}, {self.zeros}, of={self.of}, sha256={self.sha256!r})"
+        return f"zeros({key_text(self.value)}, {self.zeros}, of={self.of}, sha256={self.sha256!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +144,29 @@ class Unchanged:
     sha256: str
 
     def __str__(self) -> str:
-        return f"unchanged({self.value}, sha256={self.sha256!r})"
+        return f"unchanged({key_text(self.value)}, sha256={self.sha256!r})"
 
 
-Premise: TypeAlias = Finite | Bounded | ZeroPattern | Unchanged
+@dataclass(frozen=True, slots=True)
+class NoNegativeZero:
+    """No element of ``value`` is -0: added to a product with a zero weight, it would show the sign of the product."""
+
+    value: str
+    op: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"no_negative_zero({key_text(self.value)}, {self.op}){comment(self.source)}"
+
+
+Premise: TypeAlias = Finite | Bounded | ZeroPattern | Unchanged | NoNegativeZero
+
+
+def key_text(key: str) -> str:
+    """The key of a value as the text of a plan has it: ``b3[0]`` for ``b3.0``."""
+    name, dot, output = key.partition(".")
+    return f"{name}[{output}]" if dot else name
+
 
 # ---------------------------------------------------------------------------------------------------- plans
 
@@ -211,10 +231,15 @@ class Plan:
     align: int = 1  # windows of products are cut at multiples of this: found to round most like the whole (a hint)
 
     @property
-    def system(self) -> ArrayLoop | None:
+    def system(self) -> System | None:
         """The triangular system that sweeps can solve, if there is one."""
         loop = self.program.loop if self.program else None
-        return loop if isinstance(loop, ArrayLoop) else None
+        return None if isinstance(loop, Loop) else loop
+
+    @property
+    def array(self) -> ArrayLoop | None:
+        """The same, if it is an array of which each step writes one position."""
+        return self.system if isinstance(self.system, ArrayLoop) else None
 
     def __str__(self) -> str:
         blocks = ["\n".join(self._head())]

@@ -1,14 +1,18 @@
 """Programs as values: how a function is held. Graphs: `graph.py`; what is planned for a program: `plan.py`. No torch.
 
-How a function is held:
-
     Program
+      draws      random numbers, drawn in the function's own order before anything is computed
       prologue   Graph, run once: from arguments and weights to the loop's first state and what the steps read
-      loop       Loop       any loop: one body graph per step; runs sequentially
-                 ArrayLoop  a loop that writes one position of an array per step, split into
-                              invariant  work that depends on neither the state nor the step: once per call
-                              shared     S: depends on the state, not on the step (``model(x)``): once per sweep
-                              tail       T_i: the rest, slices and arithmetic of position i: once per position
+      loop       Loop         any loop: one body graph per step; runs sequentially
+                 ArrayLoop    a loop that writes one position of an array per step, split into
+                                invariant  work that depends on neither the state nor the step: once per call
+                                shared     S: depends on the state, not on the step (``model(x)``): once per sweep
+                                tail       T_i: the rest, slices and arithmetic of position i: once per position
+                 Recurrence   a loop that carries its whole state from step to step, split into
+                                invariant  as above
+                                ahead      depends on the step, not on the state: all steps at once, once per call
+                                body       the rest: the next state from the last one
+                 RepeatedMap  the same map of the whole state in every step, split into invariant and body
       epilogue   Graph, run once: from the last state to the results
 
 All graphs of a program share one name space, so the environment of a run is a dictionary from name to tensor.
@@ -18,9 +22,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TypeAlias
 
-from .graph import Graph, Ref, TensorType, Value
+from .graph import Graph, Node, Ref, TensorType, Value
 from .layout import comment, section, table_text
+
+Tables: TypeAlias = tuple[tuple[int | float, ...], ...]
+"""For each table its entry at every step."""
 
 
 class WeightKind(Enum):
@@ -82,23 +90,122 @@ class Result:
         return section("results", [*map(str, self.leaves), f"tree = {self.tree!r}"])
 
 
+class DrawPlace(Enum):
+    BEFORE = "before"  # once, before the loop
+    EACH = "each"  # once in every step
+    AFTER = "after"  # once, after the loop
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Random numbers that the function draws: ``node`` is the operator that draws them, reading no tensor.
+
+    The order of draws is that of the function: those before the loop, then step by step those of each step, then those
+    after it. The value of one in each step holds all steps: ``[steps, *shape]``.
+    """
+
+    place: DrawPlace
+    node: Node
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    def __str__(self) -> str:
+        return f"{self.place.value}.{self.node}"
+
+
+@dataclass(frozen=True, slots=True)
+class PerStep:
+    """What step ``k`` reads as ``value``: entry ``k`` of ``stack``, ``[steps, *shape]``, made before the loop."""
+
+    value: Value
+    stack: Ref
+
+    def __str__(self) -> str:
+        return f"{self.value} = {self.stack}[step]"
+
+
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """``for k, i in enumerate(range(lo, hi)): carry = body(carry)``, with ``tables[t][k]`` for ``Step(t)``."""
+    """``for k, i in enumerate(range(lo, hi)): carry = body(carry)``, with ``tables[t][k]`` for ``Step(t)``.
+
+    ``inputs``: what each step is handed besides. ``collected``: what each step leaves besides, as the body's outputs
+    after the carry; after the loop the value of that name holds those of all steps, ``[steps, *shape]``.
+    """
 
     lo: int
     hi: int
-    tables: tuple[tuple[int | float, ...], ...]
+    tables: Tables
     carry: tuple[Value, ...]
     init: tuple[Ref, ...]
     carry_tree: str
     body: Graph
+    inputs: tuple[PerStep, ...] = ()
+    collected: tuple[Value, ...] = ()
 
     def __str__(self) -> str:
-        names = ", ".join(value.name for value in self.carry)
-        starts = [f"{value} = {ref}" for value, ref in zip(self.carry, self.init, strict=True)]
-        lines = [*_steps_text(self), *starts, f"tree = {self.carry_tree!r}", f"{names or '_'} = body()"]
-        return "\n\n".join([section("loop", lines), self.body.text("body")])
+        return "\n\n".join([_head_text("loop", self), self.body.text("body")])
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """A triangular system whose block ``k`` is the whole state after step ``k``, computed from the one before."""
+
+    lo: int
+    hi: int
+    tables: Tables
+    carry: tuple[Value, ...]
+    init: tuple[Ref, ...]
+    carry_tree: str
+    invariant: Graph
+    ahead: Graph  # run once per step; its results are handed to the body of the same step
+    body: Graph  # the next carry, then what is collected
+    inputs: tuple[PerStep, ...] = ()
+    collected: tuple[Value, ...] = ()
+
+    @property
+    def blocks(self) -> int:
+        return self.hi - self.lo
+
+    def __str__(self) -> str:
+        graphs = [self.invariant.text("invariant"), self.ahead.text("ahead"), self.body.text("body")]
+        return "\n\n".join([_head_text("recurrence", self), *graphs])
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedMap:
+    """The same map in every step: where a step leaves the state as it is, bit for bit, all later steps do."""
+
+    lo: int
+    hi: int
+    carry: tuple[Value, ...]
+    init: tuple[Ref, ...]
+    carry_tree: str
+    invariant: Graph
+    body: Graph
+
+    @property
+    def blocks(self) -> int:
+        return self.hi - self.lo
+
+    @property
+    def tables(self) -> Tables:
+        """None: no step is told its number."""
+        return ()
+
+    @property
+    def inputs(self) -> tuple[PerStep, ...]:
+        """None, for the same reason."""
+        return ()
+
+    @property
+    def collected(self) -> tuple[Value, ...]:
+        """None: what steps leave besides the state is not kept."""
+        return ()
+
+    def __str__(self) -> str:
+        return "\n\n".join([_head_text("repeated_map", self), self.invariant.text("invariant"), self.body.text("body")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +245,7 @@ class ArrayLoop:
 
     lo: int
     hi: int
-    tables: tuple[tuple[int | float, ...], ...]
+    tables: Tables
     carry: Value
     init: Ref
     carry_tree: str
@@ -146,6 +253,12 @@ class ArrayLoop:
     invariant: Graph
     shared: Graph
     tail: Graph  # one output: the written value, of the region's shape
+    inputs: tuple[PerStep, ...] = ()  # of the tail
+
+    @property
+    def collected(self) -> tuple[Value, ...]:
+        """None: what steps leave besides the array is not kept."""
+        return ()
 
     @property
     def blocks(self) -> int:
@@ -169,14 +282,27 @@ class ArrayLoop:
 
     def __str__(self) -> str:
         start, write = f"{self.carry} = {self.init}", f"{self.carry.name}[{self.write}] = tail()"
-        head = section("array_loop", [*_steps_text(self), start, f"tree = {self.carry_tree!r}", write])
+        lines = [*_steps_text(self), *map(str, self.inputs), start, f"tree = {self.carry_tree!r}", write]
+        head = section("array_loop", lines)
         graphs = [self.invariant.text("invariant"), self.shared.text("shared"), self.tail.text("tail")]
         return "\n\n".join([head, *graphs])
 
 
-def _steps_text(loop: Loop | ArrayLoop) -> list[str]:
+System: TypeAlias = ArrayLoop | Recurrence | RepeatedMap
+"""The triangular systems: loops that sweeps can solve."""
+AnyLoop: TypeAlias = Loop | System
+
+
+def _steps_text(loop: AnyLoop) -> list[str]:
     tables = [f"step[{t}] = {table_text(table)}" for t, table in enumerate(loop.tables)]
     return [f"steps = range({loop.lo}, {loop.hi})", *tables]
+
+
+def _head_text(title: str, loop: Loop | Recurrence | RepeatedMap) -> str:
+    starts = [f"{value} = {ref}" for value, ref in zip(loop.carry, loop.init, strict=True)]
+    left = [*(value.name for value in loop.carry), *(f"{value.name}[step]" for value in loop.collected)]
+    lines = [*_steps_text(loop), *map(str, loop.inputs), *starts, *map(str, loop.collected)]
+    return section(title, [*lines, f"tree = {loop.carry_tree!r}", f"{', '.join(left) or '_'} = body()"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +326,15 @@ class Program:
     signature: Signature
     weights: tuple[Weight, ...]
     prologue: Graph
-    loop: Loop | ArrayLoop
+    loop: AnyLoop
     epilogue: Graph
     result: Result
     overwrites: tuple[Overwrite, ...] = ()
+    draws: tuple[Draw, ...] = ()
 
     def __str__(self) -> str:
         weights = [section("weights", map(str, self.weights))] if self.weights else []
         overwrites = [section("overwrites", map(str, self.overwrites))] if self.overwrites else []
+        draws = [section("draws", map(str, self.draws))] if self.draws else []
         graphs = [self.prologue.text("prologue"), *overwrites, str(self.loop), self.epilogue.text("epilogue")]
-        return "\n\n".join([str(self.signature), *weights, *graphs, str(self.result)])
+        return "\n\n".join([str(self.signature), *weights, *draws, *graphs, str(self.result)])

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import ast
 
-from .graph import Ref, Value
+from .graph import Graph, Ref, Value
 from .layout import Table, each, progression
-from .program import ArrayLoop, Axis, Leaf, Loop, Overwrite, Program, Region, Result, Signature, Weight, WeightKind
+from .program import (
+    AnyLoop,
+    ArrayLoop,
+    Axis,
+    Draw,
+    DrawPlace,
+    Leaf,
+    Loop,
+    Overwrite,
+    PerStep,
+    Program,
+    Recurrence,
+    Region,
+    RepeatedMap,
+    Result,
+    Signature,
+    Weight,
+    WeightKind,
+)
 from .syntax import (
     Section,
     Sections,
@@ -14,6 +32,7 @@ from .syntax import (
     graph,
     integer,
     needed,
+    node,
     number,
     reference,
     string,
@@ -21,8 +40,8 @@ from .syntax import (
 )
 
 MAX_TABLE = 10_000_000  # entries that a shortened table may expand to
-_LOOPS = {"loop", "body", "array_loop", "invariant", "shared", "tail"}
-SECTIONS = frozenset({"arguments", "weights", "prologue", "overwrites", *_LOOPS, "epilogue", "results"})
+_LOOPS = {"loop", "array_loop", "recurrence", "repeated_map", "invariant", "shared", "tail", "ahead", "body"}
+SECTIONS = frozenset({"arguments", "weights", "draws", "prologue", "overwrites", *_LOOPS, "epilogue", "results"})
 
 
 def read_program(sections: Sections) -> Program:
@@ -33,10 +52,11 @@ def read_program(sections: Sections) -> Program:
         Signature(_leaves(arguments), _tree(arguments), modes),
         tuple(map(_weight, sections["weights"].statements)) if "weights" in sections else (),
         graph(needed(sections, "prologue")),
-        _array_loop(sections) if "array_loop" in sections else _loop(sections),
+        _loop(sections),
         graph(needed(sections, "epilogue")),
         Result(_leaves(results), _tree(results)),
         _overwrites(sections["overwrites"]) if "overwrites" in sections else (),
+        _draws(sections["draws"]) if "draws" in sections else (),
     )
 
 
@@ -98,23 +118,73 @@ def _overwrite(tree: ast.stmt, source: str) -> Overwrite:
     raise Unreadable("expected weight = value", tree)
 
 
+def _draws(section: Section) -> tuple[Draw, ...]:
+    return tuple(_draw(tree, section.comment(tree)) for tree in section.statements)
+
+
+def _draw(tree: ast.stmt, source: str) -> Draw:
+    match tree:
+        case ast.AnnAssign(target=ast.Attribute(value=ast.Name(id=place), attr=name) as target) if place in _PLACES:
+            plain = ast.AnnAssign(ast.copy_location(ast.Name(name), target), tree.annotation, tree.value, 1)
+            return Draw(DrawPlace(place), node(ast.copy_location(plain, tree), source))
+    raise Unreadable("expected place.name: type = op(arguments)", tree)
+
+
+_PLACES = frozenset(place.value for place in DrawPlace)
+
+
 # ---------------------------------------------------------------------------------------------------- loops
 
 
-def _loop(sections: Sections) -> Loop:
+def _loop(sections: Sections) -> AnyLoop:
+    def graphs(*keys: str) -> list[Graph]:
+        return [graph(needed(sections, key)) for key in keys]
+
+    if "array_loop" in sections:
+        return _array_loop(sections["array_loop"], *graphs("invariant", "shared", "tail"))
+    if "recurrence" in sections:
+        head = _head(sections["recurrence"])
+        invariant, ahead, body = graphs("invariant", "ahead", "body")
+        return Recurrence(*head, invariant, ahead, body, *_besides(sections["recurrence"]))
+    if "repeated_map" in sections:
+        lo, hi, _, *head = _head(sections["repeated_map"])
+        return RepeatedMap(lo, hi, *head, *graphs("invariant", "body"))
     section = needed(sections, "loop")
-    carry, init = _carry(section)
-    return Loop(*_steps(section), _tables(section), carry, init, _tree(section), graph(needed(sections, "body")))
+    (body,) = graphs("body")
+    return Loop(*_head(section), body, *_besides(section))
 
 
-def _array_loop(sections: Sections) -> ArrayLoop:
-    section = sections["array_loop"]
-    graphs = [graph(needed(sections, key)) for key in ("invariant", "shared", "tail")]
-    match _carry(section):
-        case ((carry,), (init,)):
-            write = _write(section, carry.name)
-            return ArrayLoop(*_steps(section), _tables(section), carry, init, _tree(section), write, *graphs)
-    raise Unreadable("an array loop carries one array", section.line)
+def _head(section: Section) -> tuple[int, int, tuple[Table, ...], tuple[Value, ...], tuple[Ref, ...], str]:
+    return (*_steps(section), _tables(section), *_carry(section), _tree(section))
+
+
+def _array_loop(section: Section, invariant: Graph, shared: Graph, tail: Graph) -> ArrayLoop:
+    lo, hi, tables, carry, init, tree = _head(section)
+    if len(carry) != 1 or len(init) != 1:
+        raise Unreadable("an array loop carries one array", section.line)
+    write, (inputs, _) = _write(section, carry[0].name), _besides(section)
+    return ArrayLoop(lo, hi, tables, carry[0], init[0], tree, write, invariant, shared, tail, inputs)
+
+
+def _besides(section: Section) -> tuple[tuple[PerStep, ...], tuple[Value, ...]]:
+    """What steps are handed besides the carry, and what they leave besides it."""
+    inputs, collected = [], []
+    for tree in section.statements:
+        match tree:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=type_, value=None):
+                collected.append(Value(name, tensor_type(type_)))
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=type_, value=ast.expr() as value):
+                if (stack := _stack(value)) is not None:
+                    inputs.append(PerStep(Value(name, tensor_type(type_)), stack))
+    return tuple(inputs), tuple(collected)
+
+
+def _stack(tree: ast.expr) -> Ref | None:
+    """``p5`` of ``p5[step]``; None for any other value."""
+    match tree:
+        case ast.Subscript(value=stack, slice=ast.Name(id="step")):
+            return reference(stack)
+    return None
 
 
 def _steps(section: Section) -> tuple[int, int]:
@@ -171,7 +241,9 @@ def _carry(section: Section) -> tuple[tuple[Value, ...], tuple[Ref, ...]]:
     carry, init = [], []
     for tree in section.statements:
         match tree:
-            case ast.AnnAssign(target=ast.Name(id=name), annotation=type_, value=ast.expr() as value):
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=type_, value=ast.expr() as value) if not _stack(
+                value
+            ):
                 carry.append(Value(name, tensor_type(type_)))
                 init.append(reference(value))
     return tuple(carry), tuple(init)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from .graph import RESERVED, Arg, Node, Ref, Step, Symbol, SymbolKind, TensorType
 from .ops import OPS
 from .program import Program
-from .scopes import Environment, Fault, Scope, Subject, carried, carried_values, results, scopes, type_of
+from .scopes import Environment, Fault, Scope, Subject, carried_values, given, handed, left, results, scopes, type_of
 
 MAX_NODES = 100_000  # of all graphs together
 MAX_RANK = 16
@@ -36,9 +36,11 @@ Faults = Iterator[Fault]
 def bound_names(program: Program) -> list[str]:
     """Every name the program binds, in order, repetitions included."""
     leaves = [leaf.name for leaf in program.signature.leaves if leaf.name is not None]
-    carry = [value.name for value in carried_values(program.loop)]
+    drawn = [draw.name for draw in program.draws]
+    loop = [value.name for value in (*carried_values(program.loop), *program.loop.collected)]
+    each = [entry.value.name for entry in program.loop.inputs]
     nodes = [node.name for scope in scopes(program) for node in scope.graph.nodes]
-    return [*leaves, *(weight.name for weight in program.weights), *carry, *nodes]
+    return [*leaves, *(weight.name for weight in program.weights), *drawn, *loop, *each, *nodes]
 
 
 def names_are_plain(subject: Subject) -> Faults:
@@ -117,7 +119,7 @@ def types_are_possible(subject: Subject) -> Faults:
 def _outside_types(program: Program) -> Environment:
     leaves = [*program.signature.leaves, *program.result.leaves]
     named = {leaf.name or leaf.path: (leaf.type,) for leaf in leaves}
-    return {**named, **{weight.name: (weight.type,) for weight in program.weights}, **carried(program.loop)}
+    return {**named, **given(program), **handed(program.loop), **left(program.loop)}
 
 
 def _type_faults(type_: TensorType) -> Iterator[str]:

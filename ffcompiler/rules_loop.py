@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from itertools import product
 
 from .graph import Ref, Step, TensorType
-from .program import ArrayLoop, Axis, Loop, Program
+from .ops import DRAWS
+from .program import ArrayLoop, Axis, DrawPlace, Program
 from .rules_graph import atoms
-from .scopes import Fault, Scope, Subject, before_loop, carried_values, type_of
+from .scopes import Fault, Scope, Subject, before_loop, carried_values, first_values, stacked, type_of
 
 MAX_STEPS = 10_000_000
 MAX_AXES = 4  # dimensions that one write indexes
@@ -42,6 +43,22 @@ def steps_stand_in_loops(subject: Subject) -> Faults:
                 yield Fault(f"{arg} names none of the {count} tables", "add the table to the loop", scope, i)
 
 
+def draws_read_no_tensor(subject: Subject) -> Faults:
+    """A draw is an admitted operator with one result, made from constants alone, in the order of the function."""
+    if subject.program is None:
+        return
+    order = list(DrawPlace)
+    places = [order.index(draw.place) for draw in subject.program.draws]
+    if places != sorted(places):
+        yield Fault("draws of a step stand before those before the loop, or after those after it", "sort them")
+    for draw in subject.program.draws:
+        node = draw.node
+        if node.op not in DRAWS:
+            yield Fault(f"{node.op[:100]!a} of {node.name!a} is no admitted draw", "see docs/ops.md")
+        if any(isinstance(arg, Ref | Step) for arg in atoms(node)) or len(node.types) != 1 or node.types[0] is None:
+            yield Fault(f"the draw {node.name!a} reads a value", "draw from constants alone, one result")
+
+
 # ---------------------------------------------------------------------------------------------------- the carry
 
 
@@ -50,7 +67,7 @@ def carry_begins_with_its_type(subject: Subject) -> Faults:
     if subject.program is None:
         return
     loop, before = subject.program.loop, before_loop(subject.program)
-    carry, init = carried_values(loop), loop.init if isinstance(loop, Loop) else (loop.init,)
+    carry, init = carried_values(loop), first_values(loop)
     if len(carry) != len(init):
         yield Fault(f"{len(carry)} values are carried and {len(init)} begin", "give one initial value for each")
     for value, ref in zip(carry, init, strict=False):
@@ -59,12 +76,32 @@ def carry_begins_with_its_type(subject: Subject) -> Faults:
             yield Fault(what, "begin with a value from before the loop, of the same shape and dtype")
 
 
+def steps_are_handed_stacks(subject: Subject) -> Faults:
+    """What steps are handed stands, for all of them, in a value from before the loop."""
+    if subject.program is None:
+        return
+    loop, before = subject.program.loop, before_loop(subject.program)
+    for given in loop.inputs:
+        stack, wanted = type_of(given.stack, before), stacked(given.value.type, loop)
+        if not _alike(stack, wanted):
+            what = f"{given.value.name!a} is a step's part of {str(given.stack)!a}, which is {stack}"
+            yield Fault(what, f"hand over a value from before the loop, {wanted}")
+
+
 def body_returns_the_carry(subject: Subject) -> Faults:
-    """The outputs of a body have the shapes and dtypes of what is carried, in order."""
+    """The outputs of a body have the shapes and dtypes of what is carried, in order, then of what is collected."""
     for scope in subject.scopes:
         if scope.name != "body" or subject.program is None:
             continue
-        carry, types = carried_values(subject.program.loop), _output_types(scope)
+        loop, types = subject.program.loop, _output_types(scope)
+        carry = carried_values(loop)
+        types, kept = types[: len(carry)], types[len(carry) :]
+        if len(kept) != len(loop.collected):
+            yield Fault(f"{len(loop.collected)} values are collected and {len(kept)} returned", "return each", scope)
+        for value, type_ in zip(loop.collected, kept, strict=False):
+            if type_ is None or not _alike(stacked(type_, loop), value.type):
+                what = f"{value.name!a} is {value.type} and each step returns {type_}"
+                yield Fault(what, "collect the values of all steps along a new first dimension", scope)
         if len(carry) != len(types):
             yield Fault(f"{len(carry)} values are carried and {len(types)} returned", "return the next carry", scope)
         for value, type_ in zip(carry, types, strict=False):
@@ -119,7 +156,7 @@ def _sources(program: Program, value: Ref) -> set[str]:
 
 def write_stays_inside(subject: Subject) -> Faults:
     """The axes of the write ascend, lie in the carry's rank, and index it within bounds, by tables of integers."""
-    loop = subject.plan.system
+    loop = subject.plan.array
     if loop is None:
         return
     shape, dims = loop.carry.type.shape, [axis.dim for axis in loop.write.axes]
@@ -140,7 +177,7 @@ def _fits(start: int | float, axis: Axis, size: int) -> bool:
 
 def positions_are_written_once(subject: Subject) -> Faults:
     """No two steps write the same element of the array."""
-    loop = subject.plan.system
+    loop = subject.plan.array
     clash = _overlap(loop) if loop else None
     if loop and clash:
         what = f"steps {clash[0]} and {clash[1]} both write into {loop.carry.name}[{loop.write}]"
@@ -173,7 +210,7 @@ def _starts(loop: ArrayLoop) -> Iterator[list[int]]:
 
 def tail_gives_the_written_part(subject: Subject) -> Faults:
     """A tail has one output, of the written region's shape and the array's dtype."""
-    loop = subject.plan.system
+    loop = subject.plan.array
     for scope in subject.scopes:
         if scope.name != "tail" or loop is None:
             continue

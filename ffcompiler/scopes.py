@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .graph import Graph, Node, Ref, TensorType, Value
+from .graph import Graph, Node, Ref, TensorType, Value, contiguous
 from .layout import printable
 from .plan import Plan
-from .program import ArrayLoop, Loop, Program
+from .program import AnyLoop, ArrayLoop, Draw, DrawPlace, Loop, Program, Recurrence, RepeatedMap
 
 Types = tuple[TensorType | None, ...]  # of the results of one value
 Environment = Mapping[str, Types]
@@ -71,26 +71,54 @@ def results(graph: Graph) -> Environment:
 
 
 def given(program: Program) -> Environment:
-    """The arguments and the weights."""
+    """The arguments, the weights and what is drawn."""
     leaves = {leaf.name: (leaf.type,) for leaf in program.signature.leaves if leaf.name is not None}
-    return leaves | {weight.name: (weight.type,) for weight in program.weights}
+    drawn = {draw.name: (_drawn(draw, program.loop),) for draw in program.draws}
+    return leaves | {weight.name: (weight.type,) for weight in program.weights} | drawn
+
+
+def _drawn(draw: Draw, loop: AnyLoop) -> TensorType | None:
+    """The type of what a draw leaves in the environment: one value, or those of all steps."""
+    one = draw.node.types[0] if draw.node.types else None
+    return stacked(one, loop) if one is not None and draw.place is DrawPlace.EACH else one
+
+
+def stacked(one: TensorType, loop: AnyLoop) -> TensorType:
+    """The type of the values of all steps together."""
+    shape = (max(loop.hi - loop.lo, 0), *one.shape)
+    return TensorType(one.dtype, shape, contiguous(shape))
 
 
 def before_loop(program: Program) -> Environment:
     return {**given(program), **results(program.prologue)}
 
 
-def carried_values(loop: Loop | ArrayLoop) -> tuple[Value, ...]:
-    return loop.carry if isinstance(loop, Loop) else (loop.carry,)
+def carried_values(loop: AnyLoop) -> tuple[Value, ...]:
+    return (loop.carry,) if isinstance(loop, ArrayLoop) else loop.carry
 
 
-def carried(loop: Loop | ArrayLoop) -> Environment:
+def first_values(loop: AnyLoop) -> tuple[Ref, ...]:
+    """What is carried into the first step."""
+    return (loop.init,) if isinstance(loop, ArrayLoop) else loop.init
+
+
+def carried(loop: AnyLoop) -> Environment:
     return {value.name: (value.type,) for value in carried_values(loop)}
 
 
+def handed(loop: AnyLoop) -> Environment:
+    """What each step is handed besides the carry."""
+    return {given.value.name: (given.value.type,) for given in loop.inputs}
+
+
+def left(loop: AnyLoop) -> Environment:
+    """What the loop leaves behind: its final carry, and what its steps collected."""
+    return {**carried(loop), **{value.name: (value.type,) for value in loop.collected}}
+
+
 def after_loop(program: Program) -> Environment:
-    """What the epilogue and the results see: the loop leaves its final carry behind, under its name."""
-    return {**before_loop(program), **carried(program.loop)}
+    """What the epilogue and the results see."""
+    return {**before_loop(program), **left(program.loop)}
 
 
 def scopes(program: Program) -> tuple[Scope, ...]:
@@ -100,15 +128,28 @@ def scopes(program: Program) -> tuple[Scope, ...]:
     return (first, *_loop_scopes(program.loop, before_loop(program)), last)
 
 
-def _loop_scopes(loop: Loop | ArrayLoop, before: Environment) -> tuple[Scope, ...]:
-    if isinstance(loop, Loop):
-        return (Scope("body", loop.body, {**before, **carried(loop)}, per_step=True),)
-    shared = {**before, **results(loop.invariant), **carried(loop)}
-    return (
-        Scope("invariant", loop.invariant, before),
-        Scope("shared", loop.shared, shared),
-        Scope("tail", loop.tail, {**shared, **results(loop.shared)}, per_step=True),
-    )
+def _loop_scopes(loop: AnyLoop, before: Environment) -> tuple[Scope, ...]:
+    each = handed(loop)
+    match loop:
+        case Loop():
+            return (Scope("body", loop.body, {**before, **each, **carried(loop)}, per_step=True),)
+        case ArrayLoop():
+            shared = {**before, **results(loop.invariant), **carried(loop)}
+            return (
+                Scope("invariant", loop.invariant, before),
+                Scope("shared", loop.shared, shared),
+                Scope("tail", loop.tail, {**shared, **each, **results(loop.shared)}, per_step=True),
+            )
+        case Recurrence():
+            ahead = {**before, **results(loop.invariant), **each}
+            return (
+                Scope("invariant", loop.invariant, before),
+                Scope("ahead", loop.ahead, ahead, per_step=True),
+                Scope("body", loop.body, {**ahead, **results(loop.ahead), **carried(loop)}, per_step=True),
+            )
+        case RepeatedMap():
+            body = {**before, **results(loop.invariant), **carried(loop)}
+            return (Scope("invariant", loop.invariant, before), Scope("body", loop.body, body))
 
 
 def result_type(types: Types, output: int | None) -> TensorType | None:

@@ -55,7 +55,7 @@ STAGES = 8
 
 def dependence(plan: Plan, proof: Proof) -> Dependence | None:
     """The summary of a plan that may be solved by sweeps; None of any other."""
-    loop, windows = plan.system, proof.windows
+    loop, windows = plan.array, proof.windows
     if loop is None or plan.refusal is not None or windows is None:
         return None
     block = plan.schedule.block or (1 if plan.schedule.method is Method.GAUSS_SEIDEL else -(-loop.blocks // 8))

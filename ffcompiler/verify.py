@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 
 from .errors import InvalidPlanError
-from .plan import Bits, Bounded, Finite, Method, Plan, Premise, Schedule, Unchanged, ZeroPattern
+from .graph import Ref
+from .plan import Bits, Bounded, Finite, Method, NoNegativeZero, Plan, Premise, Schedule, Unchanged, ZeroPattern
 from .program import Leaf
 from .rules_graph import (
     arguments_are_well_formed,
-    bound_names,
     graphs_are_small_enough,
     inputs_are_listed,
     names_are_bound_once,
@@ -24,14 +24,16 @@ from .rules_graph import (
 from .rules_loop import (
     body_returns_the_carry,
     carry_begins_with_its_type,
+    draws_read_no_tensor,
     overwrites_are_made_from_weights,
     positions_are_written_once,
+    steps_are_handed_stacks,
     steps_stand_in_loops,
     tables_have_an_entry_per_step,
     tail_gives_the_written_part,
     write_stays_inside,
 )
-from .scopes import Fault, Subject, after_loop, result_type, results
+from .scopes import Environment, Fault, Subject, after_loop, carried, result_type, results
 
 Rule = Callable[[Subject], Iterator[Fault]]
 MAX_FAULTS = 5  # of one rule, told in one error
@@ -143,18 +145,34 @@ def _is_figure(x: float) -> bool:
 
 
 def premises_name_values(subject: Subject) -> Iterator[Fault]:
-    """A premise is about a value of the program; its bound, its count of zeros and its SHA-256 are possible ones."""
-    names = set(bound_names(subject.program)) if subject.program else set()
+    """A premise is about a tensor that a sweep, or before it a call, can look at; its numbers and SHA-256 are possible.
+
+    What is looked at once per call depends on neither state nor step.
+    """
+    shared = next((scope for scope in subject.scopes if scope.name == "shared"), None)
+    outside = dict(shared.outside) if shared else {}
+    seen = _keys({**outside, **results(shared.graph)}) if shared else set()
+    fixed = _keys(outside) - (_keys(carried(subject.program.loop)) if subject.program else set())
     for premise in subject.plan.premises:
-        if premise.value not in names:
-            yield Fault(f"the premise {premise} names no value", "prove the dependence again")
+        if premise.value not in (seen if isinstance(premise, Finite | Bounded) else fixed):
+            yield Fault(f"the premise {premise} names no value that it can be about", "prove the dependence again")
         elif not _is_possible(premise):
             yield Fault(f"the premise {premise} can be that of no proof", "prove the dependence again")
 
 
+def _keys(values: Environment) -> set[str]:
+    """The keys of all tensors: of a value with several results, one for each."""
+    return {
+        Ref(name, output if len(types) > 1 else None).key
+        for name, types in values.items()
+        for output, kind in enumerate(types)
+        if kind is not None
+    }
+
+
 def _is_possible(premise: Premise) -> bool:
     match premise:
-        case Finite():
+        case Finite() | NoNegativeZero():
             return True
         case Bounded(bound=bound):
             return _is_figure(bound)
@@ -180,6 +198,8 @@ RULES: tuple[Rule, ...] = (
     inputs_are_listed,
     tables_have_an_entry_per_step,
     steps_stand_in_loops,
+    draws_read_no_tensor,
+    steps_are_handed_stacks,
     overwrites_are_made_from_weights,
     carry_begins_with_its_type,
     body_returns_the_carry,

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from plans import MADE, MADE_LOOP, NO_PROGRAM, OVERWRITING, RECURRENCE, f32, node, r
+from plans import DRAWING, MADE, MADE_LOOP, NO_PROGRAM, OVERWRITING, RECURRENCE, UNROLLED, f32, node, r
 
 from ffcompiler.graph import Graph, Ref, Step, Symbol, SymbolKind, TensorType, Value
 from ffcompiler.plan import Bounded, Candidate, Costs, Finite, Method, Plan, Schedule, Tolerance, Unchanged, ZeroPattern
-from ffcompiler.program import Axis, Leaf, Loop, Overwrite, Region
+from ffcompiler.program import Axis, DrawPlace, Leaf, Loop, Overwrite, Region
 
 MADE_PROGRAM, RNN_PROGRAM = MADE.program, RECURRENCE.program
 assert MADE_PROGRAM is not None
@@ -64,6 +64,27 @@ def long_program() -> Plan:
     return program(epilogue=Graph((), nodes, ()))
 
 
+def drawing(at: int, **changes: Any) -> Plan:
+    """``DRAWING`` with one of its draws changed."""
+    program = DRAWING.program
+    assert program is not None
+    draws = [*program.draws]
+    draws[at] = replace(draws[at], **changes)
+    return replace(DRAWING, program=replace(program, draws=tuple(draws)))
+
+
+def handed(plan: Plan, **changes: Any) -> Plan:
+    assert plan.program is not None
+    return replace(plan, program=replace(plan.program, loop=replace(plan.program.loop, **changes)))
+
+
+def stacked(plan: Plan, stack: str) -> Plan:
+    """Steps of ``plan`` are handed their first input from ``stack``."""
+    assert plan.program is not None
+    first, *others = plan.program.loop.inputs
+    return handed(plan, inputs=(replace(first, stack=r(stack)), *others))
+
+
 UP, TWICE = tuple(range(12)), (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10)
 FINITE = Finite("nowhere", "aten.mm.default", "")
 SLIDING = Schedule(Method.SLIDING, 4)
@@ -92,6 +113,15 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("types_are_possible", lambda: typed("float32", (0, 2**62), (2**62, 1))),
     ("types_are_possible", lambda: typed("float32", (2, 2), (2**62, 1))),
     ("types_are_possible", lambda: _argument(Leaf("args[0]", "noise", TensorType("float32", (4, 12), (1,))))),
+    ("draws_read_no_tensor", lambda: drawing(0, place=DrawPlace.AFTER)),
+    ("draws_read_no_tensor", lambda: drawing(1, node=node("d1", "from_file.default", "/", of=f32(2, 32), line=1))),
+    ("draws_read_no_tensor", lambda: drawing(1, node=node("d1", "normal_.default", r("xs"), of=f32(2, 32), line=1))),
+    ("draws_read_no_tensor", lambda: drawing(1, node=node("d1", "normal_.default", Step(0), of=f32(2, 32), line=1))),
+    ("steps_are_handed_stacks", lambda: stacked(DRAWING, "xs")),
+    ("steps_are_handed_stacks", lambda: stacked(UNROLLED, "d0")),
+    ("steps_are_handed_stacks", lambda: stacked(DRAWING, "nowhere")),
+    ("body_returns_the_carry", lambda: handed(DRAWING, collected=())),
+    ("body_returns_the_carry", lambda: handed(DRAWING, collected=(Value("y0", f32(2, 32)),))),
     ("operators_are_admitted", lambda: in_shared(1, op="aten.from_file.default")),
     ("operators_are_admitted", lambda: in_shared(1, op="aten.mm")),
     ("operators_are_admitted", lambda: in_shared(1, op="os.system")),

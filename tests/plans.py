@@ -9,11 +9,16 @@ from ffcompiler.plan import Bits, Candidate, Costs, Finite, Method, Plan, Schedu
 from ffcompiler.program import (
     ArrayLoop,
     Axis,
+    Draw,
+    DrawPlace,
     Leaf,
     Loop,
     Overwrite,
+    PerStep,
     Program,
+    Recurrence,
     Region,
+    RepeatedMap,
     Result,
     Signature,
     Weight,
@@ -191,7 +196,82 @@ WINDOWED = replace(
     ),
 )
 
+assert RECURRENCE.program is not None
+_X, _H = f32(3, HIDDEN), f32(2, HIDDEN)
+DRAWING = replace(
+    RECURRENCE,
+    program=replace(
+        RECURRENCE.program,
+        draws=(
+            Draw(DrawPlace.BEFORE, node("d0", "normal_.default", 0.0, 1.0, of=_H, line=30)),
+            Draw(DrawPlace.EACH, node("d1", "exponential_.default", 1.0, of=_H, line=31)),
+            Draw(DrawPlace.AFTER, node("d2", "uniform_.default", of=f32(4), line=32)),
+        ),
+        loop=Loop(
+            lo=2,
+            hi=5,
+            tables=((2, 3, 4),),
+            carry=(Value("h", _H),),
+            init=(r("d0"),),
+            carry_tree="*",
+            body=Graph(
+                (Value("h", _H), Value("x1", _H), Value("x2", f32(HIDDEN))),
+                (
+                    node("b1", "mul.Tensor", r("h"), r("x1"), of=_H, line=31),
+                    node("b2", "mul.Scalar", r("x2"), Step(0), of=f32(HIDDEN), line=32),
+                    node("b3", "add.Tensor", r("b1"), r("b2"), of=_H, line=32),
+                ),
+                (r("b3"), r("b1")),
+            ),
+            inputs=(PerStep(Value("x1", _H), r("d1")), PerStep(Value("x2", f32(HIDDEN)), r("xs"))),
+            collected=(Value("y0", f32(3, 2, HIDDEN)),),
+        ),
+        signature=Signature((Leaf("args[0]", "xs", _X),), "*"),
+        prologue=EMPTY_GRAPH,
+        weights=(),
+        result=Result((Leaf("out[0]", "h", _H), Leaf("out[1]", "y0", f32(3, 2, HIDDEN)), Leaf("d", "d2", f32(4))), "*"),
+    ),
+)
+assert DRAWING.program is not None and isinstance(DRAWING.program.loop, Loop)
+_LOOP = DRAWING.program.loop
+UNROLLED = replace(
+    DRAWING,
+    schedule=Schedule(Method.JACOBI),
+    program=replace(
+        DRAWING.program,
+        loop=Recurrence(
+            *(_LOOP.lo, _LOOP.hi, _LOOP.tables, _LOOP.carry, _LOOP.init, _LOOP.carry_tree),
+            invariant=EMPTY_GRAPH,
+            ahead=Graph((Value("x2", f32(HIDDEN)),), _LOOP.body.nodes[1:2], (r("b2"),)),
+            body=Graph(
+                (Value("h", _H), Value("x1", _H), Value("b2", f32(HIDDEN))),
+                (_LOOP.body.nodes[0], _LOOP.body.nodes[2]),
+                _LOOP.body.outputs,
+            ),
+            inputs=_LOOP.inputs,
+            collected=_LOOP.collected,
+        ),
+    ),
+)
+REPEATED = replace(
+    DRAWING,
+    schedule=Schedule(Method.JACOBI),
+    program=replace(
+        DRAWING.program,
+        draws=DRAWING.program.draws[::2],
+        loop=RepeatedMap(
+            *(0, 9, _LOOP.carry, _LOOP.init, "*"),
+            Graph((Value("xs", _X),), (node("i1", "exp.default", r("xs"), of=_X, line=33),), (r("i1"),)),
+            Graph((Value("h", _H),), (node("b1", "tanh.default", r("h"), of=_H, line=34),), (r("b1"),)),
+        ),
+        result=Result((Leaf("out[0]", "h", _H),), "*"),
+    ),
+)
+
 ALL = {
+    "drawing": DRAWING,
+    "unrolled": UNROLLED,
+    "repeated": REPEATED,
     "made": MADE,
     "overwriting": OVERWRITING,
     "windowed": WINDOWED,

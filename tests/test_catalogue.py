@@ -60,7 +60,7 @@ def test_every_schedule_gives_the_reference_bits_in_at_most_one_sweep_per_block(
     function, args = case.make()
     compiled = ffc.compile(function, args, schedule="jacobi")
     assert compiled.plan.refusal is None
-    system = compiled.plan.system
+    system = compiled.plan.array
     assert system is not None and system.blocks == case.blocks
     with torch.no_grad():
         expected = function(*args)

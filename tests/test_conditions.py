@@ -314,7 +314,7 @@ def test_condition_3_noise_kept_in_the_array_is_read_from_the_first_state(make: 
     loop, u = make(), randn(4, N)
     assert naive_differs(loop, u), "a sweep that reads its own iterate must be wrong here"
     compiled = assert_parallel(loop, u, randn(4, N, seed=1), randn(4, N, seed=2) * 3)
-    system = compiled.plan.system
+    system = compiled.plan.array
     assert system is not None and system.init.name in {v.name for v in system.tail.inputs}
 
 
@@ -475,7 +475,7 @@ def test_condition_4_a_network_that_is_given_the_step_is_refused_with_the_condit
     compiled = ffc.compile(loop, (u,))
     if compiled.plan.refusal is not None:
         assert "condition 4" in compiled.plan.refusal and "systems.py:" in compiled.plan.refusal
-    system = compiled.plan.system
+    system = compiled.plan.array
     assert system is not None
     assert "aten.addmm.default" in {node.op for node in system.tail.nodes}, "the network after the embedding is T's"
 

@@ -147,4 +147,4 @@ def test_a_raster_scan_is_drawn_in_its_rows():
 def test_fronts_of_levels_are_drawn_as_a_strip_because_blocks_are_not_in_rows() -> None:
     plan, record = PLANS[0], RunRecord("wavefront", 64, sweeps=[Sweep(0, 64, 64, True, 0.1)])
     rows = replace(record, schedule="jacobi")
-    assert front_picture(record, plan.system) != front_picture(rows, plan.system)
+    assert front_picture(record, plan.array) != front_picture(rows, plan.array)

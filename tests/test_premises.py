@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ffcompiler.passes.latest import mask_premise
+from ffcompiler.proof import Proof
 from ffcompiler.runtime.premises import Zeros, below
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def test_a_bound_of_nothing_holds() -> None:
     ],
 )
 def test_a_mask_that_differs_in_one_element_is_noticed(mask: torch.Tensor) -> None:
-    patterns = Zeros({"m": mask.clone()}, CPU)
+    patterns = Zeros(Proof((), {"m": mask.clone()}, {}), CPU)
     assert patterns.broken({"m": mask.clone()}) == []
     changed = mask.clone()
     changed[2, 0] = 1 if mask[2, 0] == 0 else 0
@@ -43,7 +44,7 @@ def test_a_mask_that_differs_in_one_element_is_noticed(mask: torch.Tensor) -> No
 
 def test_a_mask_and_zeros_are_looked_at_side_by_side() -> None:
     weight = torch.tril(torch.ones(3, 3))
-    patterns = Zeros({"w": (weight != 0).numpy(), "m": weight.clone()}, CPU)
+    patterns = Zeros(Proof((), {"w": (weight != 0).numpy(), "m": weight.clone()}, {}), CPU)
     assert patterns.broken({"w": weight * 5, "m": weight}) == []
     assert patterns.broken({"w": weight.t(), "m": weight * 5}) == ["m", "w"]
 

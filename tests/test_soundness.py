@@ -37,7 +37,7 @@ def assert_sound(function: Callable[..., Any], *calls: tuple[Tensor, ...]) -> ff
     compiled = compiled_for(function, *calls[0])
     for args in calls:
         assert_same(compiled(*args), eager(function, *args))
-        if compiled.plan.system is not None and compiled.plan.refusal is None and compiled.proof is not None:
+        if compiled.plan.array is not None and compiled.plan.refusal is None and compiled.proof is not None:
             results, _ = unguarded(compiled, "jacobi", list(args))
             assert_same(results[0], eager(function, *args))
     return compiled
@@ -593,8 +593,8 @@ def test_a_state_that_is_a_window_of_a_larger_array_keeps_its_layout() -> None:
         return ffc.fori_loop(0, 5, step, buffer[:, :5]) + 0
 
     compiled = assert_sound(sample, (randn(7, 5),), (randn(7, 5, seed=2),))
-    if compiled.plan.system is not None and compiled.plan.refusal is None:
-        assert compiled.plan.system.carry.type.stride == (8, 1)
+    if compiled.plan.array is not None and compiled.plan.refusal is None:
+        assert compiled.plan.array.carry.type.stride == (8, 1)
 
 
 def test_arguments_and_weights_are_never_written() -> None:

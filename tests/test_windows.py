@@ -264,7 +264,7 @@ def test_a_window_of_whole_rows_computes_whole_rows() -> None:
 
 def test_scattered_axes_are_computed_in_order_and_no_summed_axis_is_cut() -> None:
     compiled, _, _ = compiled_case("made_whole_then_sliced")
-    windows, loop = compiled.proof.windows, compiled.plan.system
+    windows, loop = compiled.proof.windows, compiled.plan.array
     assert windows is not None and loop is not None
     shapes = {node.name: node.type.shape for node in loop.shared.nodes}
     products = [i for i in windows.program(6, 9) if i.op == "aten.addmm.default"]

@@ -186,7 +186,7 @@ def _run(
         ONCE: once_per_call(solved[JACOBI], noise),
         AUTO: lambda: auto(noise),
     }
-    system = auto.plan.system
+    system = auto.plan.array
     return Report(
         subject,
         measure(variants, pairs, noise.device, before, progress, warm_up={LOOP: 0, FOLDED: 0}),

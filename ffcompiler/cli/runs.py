@@ -43,7 +43,7 @@ def run(options: Namespace, terminal: Terminal) -> int:
 
 
 def _observed(compiled: Compiled, call: Call, terminal: Terminal) -> tuple[Any, RunRecord]:
-    system = compiled.plan.system
+    system = compiled.plan.array
     with terminal.progress() as say:
         blocks = system.blocks if system else 0
         return compiled.observed_run(lambda sweep: say("front", sweep.front, blocks), call.args, call.kwargs)

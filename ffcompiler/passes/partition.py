@@ -23,7 +23,7 @@ Canon = tuple[object, ...]
 def partition(program: Program) -> Program | Refusal:
     """``program`` with its loop as a triangular system."""
     loop = program.loop
-    if isinstance(loop, ArrayLoop):
+    if not isinstance(loop, Loop):
         return program
     if len(loop.carry) != 1:
         return Refusal(
