@@ -147,8 +147,9 @@ def _loop(sections: Sections) -> AnyLoop:
         invariant, ahead, body = graphs("invariant", "ahead", "body")
         return Recurrence(*head, invariant, ahead, body, *_besides(sections["recurrence"]))
     if "repeated_map" in sections:
-        lo, hi, _, *head = _head(sections["repeated_map"])
-        return RepeatedMap(lo, hi, *head, *graphs("invariant", "body"))
+        lo, hi, _, carry, init, tree = _head(sections["repeated_map"])
+        invariant, body = graphs("invariant", "body")
+        return RepeatedMap(lo, hi, carry, init, tree, invariant, body)
     section = needed(sections, "loop")
     (body,) = graphs("body")
     return Loop(*_head(section), body, *_besides(section))
