@@ -16,9 +16,23 @@ import torch
 from torch import fx
 
 from ..errors import CaptureError
+from .draws import Drawing
 from .facts import exact_number
-from .record import REBIND, Call, Carried, Literal, Made, Number, Outside, Segment, Token
-from .views import DEFINED_CREATION, INDEXED, INVERSES, SPLITS, View
+from .record import (
+    REBIND,
+    TOKENS,
+    Call,
+    Carried,
+    Collected,
+    Each,
+    Literal,
+    Made,
+    Number,
+    Outside,
+    Segment,
+    Token,
+)
+from .views import APART, DEFINED_CREATION, INDEXED, INVERSES, SPLITS, View
 
 aten = torch.ops.aten
 
@@ -65,7 +79,14 @@ class Replaced:
     index: int
 
 
-Key: TypeAlias = Token | LiteralKey | Replaced
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What the segment's ``call``-th call, a `Drawing`, has drawn."""
+
+    call: int
+
+
+Key: TypeAlias = Token | LiteralKey | Replaced | Drawn
 """What an input of a graph stands for."""
 
 
@@ -105,7 +126,7 @@ class Functional:
         for position, (call, source) in enumerate(zip(self.segment.calls, self.segment.sources, strict=True)):
             self._source = source
             self._call(position, call)
-        results = [r for r in self.segment.results if isinstance(r, Made | Carried | Outside)]
+        results = [r for r in self.segment.results if isinstance(r, TOKENS)]
         outputs = [self.read(r) for r in (*results, *self.final)]
         self.graph.output(tuple(outputs))
         self.graph.erase_node(self._anchor)
@@ -130,7 +151,7 @@ class Functional:
             return self._constant(self._literals[token])
         alias = self._aliases.get(token)
         if alias is None:
-            return self._roots[token][0] if token in self._roots else self._enter(token, token)
+            return self._roots[token][0] if token in self._roots else self._enter(_key(token), token)
         value, version = self._roots[alias.root]
         if alias.version != version:
             for view in alias.views:
@@ -157,7 +178,7 @@ class Functional:
     def value(self, encoded: Hashable) -> Any:
         """An encoded argument as an fx argument."""
         match encoded:
-            case Made() | Carried() | Outside():
+            case Made() | Carried() | Outside() | Each() | Collected():
                 return self.read(encoded)
             case Number(index=index):
                 return self.number(index)
@@ -207,6 +228,8 @@ class Functional:
         out = Made(position, 0)
         if call.op is REBIND:
             self._rebind(call)
+        elif isinstance(call.op, Drawing):
+            return  # it comes from outside the graph, where it is read
         elif call.op is aten.lift_fresh.default:
             if isinstance(call.args[0], Literal):
                 self._literals[out] = call.args[0]
@@ -227,6 +250,10 @@ class Functional:
         if (indexed := self._indexed(call.op, call)) is not None:
             self._roots[Made(position, 0)] = (indexed, 0)
             return
+        if call.op in APART:
+            for output, (view, args) in enumerate(APART[call.op](self.value, call)):
+                self._roots[Made(position, output)] = (self.emit(view, (self.value(call.args[0]), *args)), 0)
+            return
         op = DEFINED_CREATION.get(call.op, call.op)
         node = self.emit(op, tuple(self.value(a) for a in call.args), {k: self.value(v) for k, v in call.kwargs})
         if len(call.op._schema.returns) == 1:
@@ -236,7 +263,7 @@ class Functional:
             self._roots[Made(position, output)] = (self.graph.call_function(operator.getitem, (node, output)), 0)
 
     def _view(self, out: Token, of: Hashable, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert isinstance(of, Made | Carried | Outside)
+        assert isinstance(of, TOKENS)
         node = self.emit(op, (self._rooted(of), *args), kwargs)
         parent = self._aliases.get(of)
         root, views = (parent.root, parent.views) if parent else (of, ())
@@ -246,7 +273,7 @@ class Functional:
     def _rebind(self, call: Call) -> None:
         """``weight.data = value``: from now on the two are one; earlier views of the weight keep its old memory."""
         name, value = call.args
-        assert isinstance(name, Outside) and isinstance(value, Made | Carried | Outside)
+        assert isinstance(name, Outside) and isinstance(value, TOKENS)
         if value in self._literals:
             raise CaptureError(f".data is replaced by a literal at {self._source}; make it a buffer of the module")
         self.read(name)  # the weight is an input, whether or not it is read before
@@ -258,7 +285,7 @@ class Functional:
     def _write(self, call: Call) -> None:
         target = call.args[0]
         written = [a for a in call.op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-        if not isinstance(target, Made | Carried | Outside) or [a.name for a in written] != ["self"]:
+        if not isinstance(target, TOKENS) or [a.name for a in written] != ["self"]:
             raise CaptureError(f"{call.op} at {self._source} writes its arguments in a way that is not captured")
         self._store(target, self._functional(call))
 
@@ -284,7 +311,7 @@ class Functional:
     def _copied(self, call: Call) -> Any:
         """What ``target.copy_(source)`` leaves in the target: the source, in the target's dtype and shape."""
         source, new = call.args[1], call.types[0]
-        assert isinstance(source, Made | Carried | Outside) and new is not None
+        assert isinstance(source, TOKENS) and new is not None
         value = self.emit(aten._to_copy.default, (self.read(source),), {"dtype": getattr(torch, new.dtype)})
         if source in self._literals or self.shape(source) != new.shape:
             value = self.emit(aten.expand.default, (value, list(new.shape)))
@@ -322,7 +349,7 @@ class Functional:
         if op not in INDEXED:
             return None
         base = call.args[0]
-        assert isinstance(base, Made | Carried | Outside)
+        assert isinstance(base, TOKENS)
         shape = self.shape(base)
         dim, index = INDEXED[op](self.value, shape, call)
         literal = self._literals.get(index) if isinstance(index, Made) else None
@@ -345,6 +372,11 @@ class Functional:
             return self.emit(aten.select_scatter.default, (self.read(base), source, dim, start))
         source = self.emit(aten.expand.default, (source, list(one)))
         return self.emit(aten.slice_scatter.default, (self.read(base), source, dim, start, end))
+
+
+def _key(token: Token) -> Key:
+    """What a value stands for that no call computes: of the segment's own, it is one that is drawn."""
+    return Drawn(token.call) if isinstance(token, Made) else token
 
 
 def _constant(column: tuple[int | float, ...]) -> bool:

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from ..errors import CaptureError
 from ..graph import TensorType
+from ..randomness import fill
+from .draws import Drawing, Stream, lift
 from .facts import (
     UNDECLARED,
     Place,
@@ -61,6 +65,20 @@ class Outside:
 
 
 @dataclass(frozen=True, slots=True)
+class Each:
+    """What a step is handed besides the state: entry ``index`` of the loop's per-step inputs."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """After the loop: what all steps left, one after the other along a new first dimension."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
     """Place of a number; the number itself stands in ``Segment.numbers[index]``."""
 
@@ -77,7 +95,8 @@ class Literal:
     first: int
 
 
-Token: TypeAlias = Made | Carried | Outside
+Token: TypeAlias = Made | Carried | Outside | Each | Collected
+TOKENS = (Made, Carried, Outside, Each, Collected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +137,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.overwritten: dict[int, str] = {}  # handles of the weights that steps write, and where they do
         self.rebound: set[int] = set()  # those of them that take on other memory
         self.segment = Segment()
+        self.stream = Stream()  # of random numbers
+        self.tried: set[Hashable] = set()
         self.outside: list[Tensor] = []  # tensors by handle, kept alive so that identity stays meaningful
         self.literals: set[int] = set()  # handles of large literals
         self.with_sources = True
         self._local: dict[int, Token] = {}  # of this segment, by id
         self._global: dict[int, Outside] = {}  # of all segments, by id
-        self._alive: list[Tensor] = []
+        self._alive: dict[int, weakref.ref[Tensor]] = {}  # the same, in the order in which they were made
+        self._latest: dict[Place, Token] = {}  # of this segment: what was last made there, though its name may be gone
+        self._tenants: Counter[int] = Counter()  # how many of them live in each storage
         self._tainted: set[int] = set()  # storages that hold something of the inputs, the weights or the state
         self._made: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()  # in any segment
         self._foreign: dict[int, int] = {}  # storages of arguments and weights, and their handles
@@ -139,16 +162,39 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def begin(self, state: Iterable[Tensor] = ()) -> Segment:
         """Start a new segment that is handed ``state``; the results of the previous one are forgotten."""
-        for t in self._alive:
-            self._tainted.discard(storage_of(t))
-        self._local.clear()
-        self._alive.clear()
+        self._tainted.difference_update(self._tenants)
+        self._let_go()
         self.segment = Segment()
         for leaf, t in enumerate(state):
-            self._local[id(t)] = Carried(leaf)
+            self._hold(t, Carried(leaf))
             self._tainted.add(storage_of(t))
-            self._alive.append(t)
         return self.segment
+
+    def _hold(self, t: Tensor, token: Token) -> None:
+        """Know a tensor of this segment as ``token``, for as long as it lives: a later one may have its id."""
+        key, storage = id(t), storage_of(t)
+        self._local[key] = token
+        self._tenants[storage] += 1
+        self._alive[key] = weakref.ref(t, lambda _: self._died(key, storage))
+
+    def _died(self, key: int, storage: int) -> None:
+        self._local.pop(key, None)
+        self._alive.pop(key, None)
+        self._tenants[storage] -= 1
+        if self._tenants[storage] == 0:
+            del self._tenants[storage]
+            self._tainted.discard(storage)
+
+    def _let_go(self) -> None:
+        self._latest.clear()
+        self._local.clear()
+        self._alive.clear()
+        self._tenants.clear()
+
+    def living(self) -> list[tuple[Tensor, Token]]:
+        """The tensors of this segment that somebody still holds, oldest first."""
+        found = ((ref(), self._local[key]) for key, ref in [*self._alive.items()])
+        return [(t, token) for t, token in found if t is not None]
 
     def close_prologue(self, state: Iterable[Tensor]) -> dict[int, Made]:
         """Make what the prologue made visible to the steps, which may write only into ``state``.
@@ -158,14 +204,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = {}
         self.check_places(range(len(self.outside)))
         self.in_loop = True
-        for t in self._alive:
-            token = self._local[id(t)]
+        for t, token in self.living():
             self._global[id(t)] = outside = self._add_outside(t)
             self._closed.add(storage_of(t))
             if isinstance(token, Made):
                 made[outside.handle] = token
-        self._alive.clear()
-        self._local.clear()
+        self._let_go()
         self._closed.difference_update(storage_of(t) for t in state)
         self._written.clear()
         return made
@@ -190,6 +234,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.namespace == "prim":  # a question about a tensor without values, not an operator
             return func(*args, **kwargs)
+        if draws(func, args, kwargs):
+            return lift(self, func, args, kwargs)
         self._check(func, args, kwargs)
         if func is aten.lift_fresh.default:
             encoded: tuple[Hashable, ...] = (self._literal(args[0]),)
@@ -199,13 +245,33 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tainted = self._is_tainted((args, kwargs))
         out = func(*args, **kwargs)
         results = tuple(out) if isinstance(out, tuple | list) else (out,)
-        outputs = tuple(tensor_type(r) if isinstance(r, Tensor) else None for r in results)
-        self.segment.calls.append(Call(func, encoded, encoded_kwargs, outputs))
-        self.segment.sources.append(user_line() if self.with_sources else "")
-        self._admit(results, tainted)
+        self._note(func, encoded, encoded_kwargs, results, tainted)
         return out
 
+    def draw(self, op: str, out: Tensor, numbers: Sequence[int | float]) -> Tensor:
+        """Fresh numbers in ``out``, as a call of `Drawing` in the segment."""
+        encoded = tuple(self._encode(n) for n in numbers)
+        if not isinstance(out, FakeTensor):
+            fill(op, out, numbers)
+        self._note(Drawing(op, out.device.type), encoded, (), (out,), True)
+        return out
+
+    def call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
+        """What ``op`` gives, recorded like a call that the user's function makes."""
+        return self.__torch_dispatch__(op, (), args, kwargs)
+
+    def _note(self, op: Any, args: Any, kwargs: Any, results: tuple[Any, ...], tainted: bool) -> None:
+        """Add a call, its arguments encoded already, with what it has given."""
+        outputs = tuple(tensor_type(r) if isinstance(r, Tensor) else None for r in results)
+        self.segment.calls.append(Call(op, args, kwargs, outputs))
+        self.segment.sources.append(user_line() if self.with_sources else "")
+        self._admit(results, tainted)
+
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
+        self._check_leaving(func, args, kwargs)
+        self._check_writes(func, args, kwargs)
+
+    def _check_leaving(self, func: Any, args: Any, kwargs: Any) -> None:
         if leaves_tensors(func, args) and self._is_tainted((args, kwargs)):
             raise CaptureError(
                 f"a tensor's value becomes a Python number or a shape at {user_line()} ({func}), and it depends on the "
@@ -213,11 +279,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "  a branch or an index taken from it would be baked into the compiled program\n"
                 "  keep the decision in tensors (torch.where), or compute it before calling the function"
             )
-        if draws(func, args, kwargs):
-            raise CaptureError(
-                f"{func} draws random numbers at {user_line()}; draws inside the function are not lifted yet\n"
-                "  draw the noise before and pass it as an argument"
-            )
+
+    def _check_writes(self, func: Any, args: Any, kwargs: Any) -> None:
         for t in mutated(func, args, kwargs):
             if id(t) not in self._local and id(t) not in self._global:
                 self._meet(t)
@@ -244,8 +307,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not isinstance(r, Tensor):
                 continue
             if id(r) not in self._local and id(r) not in self._global:  # else it is the written, or an own, argument
-                self._local[id(r)] = Made(call, output)
-                self._alive.append(r)
+                self._hold(r, Made(call, output))
+                self._latest[place_of(r)] = Made(call, output)
                 self._made[id(r)] = r
             if tainted:
                 self._tainted.add(storage_of(r))
@@ -323,13 +386,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _rebind(self, handle: int, was: Place) -> None:
         t = self.outside[handle]
         now = place_of(t)
-        made = next((m for m in reversed(self._alive) if place_of(m) == now), None)
-        if not self.in_loop or handle < self._arguments or made is None:
+        source = self._latest.get(now)
+        if not self.in_loop or handle < self._arguments or source is None:
             raise CaptureError(
                 f"the .data of a tensor from outside the loop ({was.type}) is replaced, as seen at {user_line()}\n"
                 "  within a step it may be replaced by what the same step has computed from it"
             )
-        source = self._local[id(made)]
         line = self.segment.sources[source.call] if isinstance(source, Made) else user_line()
         self.segment.calls.append(Call(REBIND, (Outside(handle), source), (), (tensor_type(t),)))
         self.segment.sources.append(line)
