@@ -40,11 +40,23 @@ from ...windows import (
     volume,
     whole,
 )
-from . import moves, products
+from . import attention, convolutions, gathers, moves, norms, pools, products, rearranging, reductions
 from .asked import Asked, Reads, WindowRule, aligned, evaluate_whole
 from .extent import Extent, extent_of, only, scattered_order, sorted_runs
 
-RULES: dict[str, WindowRule] = {**moves.TABLE, **products.TABLE}
+RULES: dict[str, WindowRule] = {
+    **moves.TABLE,
+    **rearranging.TABLE,
+    **gathers.TABLE,
+    **products.TABLE,
+    **convolutions.TABLE,
+    **pools.TABLE,
+    **reductions.TABLE,
+    **norms.TABLE,
+    **attention.TABLE,
+}
+ALL_RESULTS = reductions.ALL_RESULTS | rearranging.ALL_RESULTS
+"""Operators whose rules are for each of several results."""
 STRIPS = 4
 """Up to this many sorted runs along an axis are computed one by one; more, in another order."""
 _ELEMENTWISE = (Numerics.EXACT, Numerics.POINTWISE)
@@ -55,6 +67,12 @@ def rule_of(op: str) -> WindowRule:
     if op in RULES:
         return RULES[op]
     return moves.elementwise if OPS[op].numerics in _ELEMENTWISE else evaluate_whole
+
+
+def answer(asked: Asked) -> Reads:
+    """The rule's answer; later results of an operator only of rules that are for all of them."""
+    op = asked.node.op
+    return evaluate_whole(asked) if asked.output and op not in ALL_RESULTS else rule_of(op)(asked)
 
 
 def _may_reorder(op: str) -> bool:
@@ -103,9 +121,9 @@ class WindowAnalysis:
                 for box in self._boxes(ref, settled, hi, wanted):
                     if align > 1 and node.op in products.ALIGNED:
                         box = aligned(box, align, self.type_of(ref).shape)
-                    instruction = self.instruction(node, ref, box)
-                    found.append(instruction)
-                    for part in instruction.parts():
+                    before, instruction = self.instructions(node, ref, box)
+                    found += [instruction, *reversed(before)]
+                    for part in (part for each in (*before, instruction) for part in each.parts()):
                         if part.ref in self.latest and part.ref not in self._kept:
                             known = wanted.get(part.ref)
                             wanted[part.ref] = part.box if known is None else union(known, part.box)
@@ -123,9 +141,9 @@ class WindowAnalysis:
             if i.ref in nodes
         ]
         everything = [
-            products.work(self.instruction(node, Ref(node.name), whole(node.type.shape)))
-            for node in self.loop.shared.nodes
-            if len(node.types) == 1
+            products.work(self.instructions(node, ref, whole(self.type_of(ref).shape))[1])
+            for ref, node in nodes.items()
+            if not ref.output
         ]
         return Footprint(settled, hi, tuple(stages), sum(s.work for s in stages) / max(sum(everything), 1))
 
@@ -141,16 +159,19 @@ class WindowAnalysis:
         """The box of the elements that can have changed and can be read."""
         return self._extents[ref].box(max(settled, 0), hi - 1)
 
-    def instruction(self, node: Node, ref: Ref, box: Box) -> Instruction:
-        """How to compute ``box`` of a result of ``node``."""
+    def instructions(self, node: Node, ref: Ref, box: Box) -> tuple[WindowProgram, Instruction]:
+        """How to compute ``box`` of a result of ``node``, and what to call before."""
         reads = self.reads(node, ref, box)
-        orders = self._orders.get(ref, ())
-        return Instruction(ref, reads.box, orders, reads.op or node.op, reads.args, reads.kwargs, ref.output)
+        pick = ref.output if reads.op is None else None
+        op, orders = reads.op or node.op, self._orders.get(ref, ())
+        return reads.before, Instruction(ref, reads.box, orders, op, reads.args, reads.kwargs, pick)
+
+    def asked(self, node: Node, ref: Ref, box: Box) -> Asked:
+        """The question for ``box`` of a result of ``node``."""
+        return Asked(node, box, self._orders.get(ref, ()), self.type_of, self.taps, ref.output or 0)
 
     def reads(self, node: Node, ref: Ref, box: Box) -> Reads:
-        asked = Asked(node, box, self._orders.get(ref, ()), lambda r: self.type_of(r).shape, self.taps)
-        several = (ref.output or 0) > 0
-        return evaluate_whole(asked) if several else rule_of(node.op)(asked)
+        return answer(self.asked(node, ref, box))
 
     def taps(self, kernel: Ref) -> Box:
         """The box of the entries of a kernel that are not zero; the whole kernel where that is not known."""
@@ -256,10 +277,9 @@ class _Sorting:
 
     def _margins(self, nodes: Iterable[Node]) -> None:
         for node in nodes:
-            if node.op == "aten.convolution.default" and not node.args[6]:
-                state = node.args[0]
-                assert isinstance(state, Ref)
-                margins = products.padding_of(node.args, len(self.of.type_of(state).shape))
+            if node.op in convolutions.TABLE:
+                asked = self.of.asked(node, Ref(node.name), whole(node.type.shape))
+                state, margins = asked.ref(0), convolutions.margins(asked)
                 if any(margins) and state in self.of.latest:
                     self.margins.setdefault(state, []).append(margins)
 
@@ -289,7 +309,8 @@ class _Sorting:
             if box is None:
                 continue
             reads = self.of.reads(node, ref, box)
-            for part in (*parts_in(reads.args), *(p for _, v in reads.kwargs for p in parts_in(v))):
+            before = (part for call in reads.before for part in call.parts())
+            for part in (*before, *parts_in(reads.args), *(p for _, v in reads.kwargs for p in parts_in(v))):
                 self._note(part, index)
 
     def _note(self, part: Part, index: int) -> None:

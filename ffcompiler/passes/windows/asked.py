@@ -6,19 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ...graph import Arg, Node, Ref
-from ...windows import Box, Orders, Part, WindowArg, whole
+from ...graph import Arg, Node, Ref, TensorType
+from ...signatures import complete, parameters
+from ...windows import Box, Instruction, Orders, Part, WindowArg, whole
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Elements ``box`` of the result of ``node`` are wanted; along the axes in ``orders``, in another order."""
+    """Elements ``box`` of a result of ``node`` are wanted; along the axes in ``orders``, in another order."""
 
     node: Node
     box: Box
     orders: Orders
-    shape: Callable[[Ref], tuple[int, ...]]
+    type: Callable[[Ref], TensorType]
     taps: Callable[[Ref], Box]  # the part of a kernel that is not all zeros
+    output: int = 0  # which result
 
     @property
     def args(self) -> tuple[Arg, ...]:
@@ -26,10 +28,19 @@ class Asked:
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """Shape of the node's (first) result."""
-        first = self.node.types[0]
-        assert first is not None
-        return first.shape
+        """Shape of the result."""
+        kind = self.node.types[self.output]
+        assert kind is not None
+        return kind.shape
+
+    def shape(self, ref: Ref) -> tuple[int, ...]:
+        """Shape of an operand."""
+        return self.type(ref).shape
+
+    def given(self) -> dict[str, Arg]:
+        """Arguments by the names of the operator's schema, those that were left out too."""
+        values = complete(self.node.op, self.args, dict(self.node.kwargs))
+        return {name: value for (name, _), value in zip(parameters(self.node.op), values, strict=True)}
 
     def ref(self, position: int) -> Ref:
         """The argument at ``position``, which is a tensor."""
@@ -65,15 +76,24 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The call that gives elements ``box`` (at least those that were asked for); ``op`` where it is another one."""
+    """The call that gives elements ``box`` (at least those that were asked for).
+
+    ``op`` where it is another operator, with one result. ``before``: calls whose results it reads, made for it alone.
+    """
 
     box: Box
     args: tuple[WindowArg, ...]
     kwargs: tuple[tuple[str, WindowArg], ...] = ()
     op: str | None = None
+    before: tuple[Instruction, ...] = ()
 
 
 WindowRule: TypeAlias = Callable[[Asked], Reads]
+
+
+def made(a: Asked, what: str, box: Box, op: str, args: tuple[WindowArg, ...], **kwargs: WindowArg) -> Instruction:
+    """A call before the one that was asked for; ``what`` names its result."""
+    return Instruction(Ref(f"{a.node.name}.{what}"), box, (), op, args, tuple(kwargs.items()))
 
 
 def named(rule: WindowRule, names: str) -> dict[str, WindowRule]:

@@ -5,12 +5,25 @@ from __future__ import annotations
 from math import prod
 
 from ...graph import Arg, Ref
-from ...windows import ALIAS, Box, Part, WindowArg
-from .asked import Asked, Reads, WindowRule, evaluate_whole, named, widened
+from ...windows import ALIAS, Box, Part
+from .asked import Asked, Reads, WindowRule, evaluate_whole, named
 
 
 def elementwise(a: Asked) -> Reads:
     return Reads(a.box, tuple(map(a.broadcast, a.args)), tuple((k, a.broadcast(v)) for k, v in a.node.kwargs))
+
+
+def prelu(a: Asked) -> Reads:
+    """Elementwise, but the weight stands along the channels."""
+    weight = a.ref(1)
+    sides = ((0, 1) if a.shape(weight) == (1,) else a.box[1],) if a.shape(weight) else ()
+    return Reads(a.box, (Part(a.ref(0), a.box), Part(weight, sides)))
+
+
+def new(a: Asked) -> Reads:
+    """As large as the box; of the tensor that it is made like, one element says the dtype."""
+    like = tuple((0, min(size, 1)) for size in a.shape(a.ref(0)))
+    return Reads(a.box, (Part(a.ref(0), like), tuple(hi - lo for lo, hi in a.box), *a.args[2:]), a.node.kwargs)
 
 
 def select(a: Asked) -> Reads:
@@ -22,15 +35,60 @@ def select(a: Asked) -> Reads:
 
 
 def take_slice(a: Asked) -> Reads:
-    dim, start, step = a.arg(1, 0), a.arg(2), a.arg(4, 1)
-    if not isinstance(dim, int) or step != 1:
-        return evaluate_whole(a)
+    known = a.given()
+    dim, start, step = known["dim"], known["start"], known["step"]
+    assert isinstance(dim, int) and isinstance(step, int)
     shape = a.shape(a.ref(0))
     dim %= len(shape)
     first = int(start) if isinstance(start, int) else 0
     first = min(max(first + shape[dim], 0) if first < 0 else first, shape[dim])
     lo, hi = a.box[dim]
-    return Reads(a.box, (Part(a.ref(0), (*a.box[:dim], (lo + first, hi + first), *a.box[dim + 1 :])),), op=ALIAS)
+    if step == 1:
+        return Reads(a.box, (Part(a.ref(0), (*a.box[:dim], (lo + first, hi + first), *a.box[dim + 1 :])),), op=ALIAS)
+    side = (first + lo * step, first + (hi - 1) * step + 1)
+    part = Part(a.ref(0), (*a.box[:dim], side, *a.box[dim + 1 :]))
+    return Reads(a.box, (part, dim, 0, side[1] - side[0], step)) if lo < hi else evaluate_whole(a)
+
+
+def narrow(a: Asked) -> Reads:
+    dim, start = _ints(a.args[1:3])
+    size = a.shape(a.ref(0))[dim]
+    lo, hi = a.box[dim]
+    sides = list(a.box)
+    sides[dim] = (lo + start % max(size, 1), hi + start % max(size, 1))
+    return Reads(a.box, (Part(a.ref(0), tuple(sides)),), op=ALIAS)
+
+
+def move_axis(a: Asked) -> Reads:
+    rank = len(a.box)
+    source, destination = (d % rank for d in _ints(a.args[1:3]))
+    sides = list(a.box)
+    sides.insert(source, sides.pop(destination))
+    return Reads(a.box, (Part(a.ref(0), tuple(sides)), *a.args[1:]))
+
+
+def unfold(a: Asked) -> Reads:
+    """Runs of an axis, one after another; their elements, along the last axis, are taken whole."""
+    dim, size, step = _ints(a.args[1:4])
+    rank = len(a.box) - 1
+    if rank == 0 or not a.box[dim % rank][0] < a.box[dim % rank][1]:
+        return evaluate_whole(a)
+    lo, hi = a.box[dim % rank]
+    sides = list(a.box[:-1])
+    sides[dim % rank] = (lo * step, (hi - 1) * step + size)
+    return Reads((*a.box[:-1], (0, size)), (Part(a.ref(0), tuple(sides)), *a.args[1:]))
+
+
+def diagonal(a: Asked) -> Reads:
+    """A diagonal of a box that it begins in the corner of."""
+    known, rank = a.given(), len(a.box) + 1
+    offset, row, column = _ints((known["offset"], known["dim1"], known["dim2"]))
+    lo, hi = a.box[-1]
+    rest = iter(a.box[:-1])
+    along = {row % rank: (lo - min(offset, 0), hi - min(offset, 0))}
+    along[column % rank] = (lo + max(offset, 0), hi + max(offset, 0))
+    sides = tuple(along[d] if d in along else next(rest) for d in range(rank))
+    return Reads(a.box, (Part(a.ref(0), sides), 0, row, column))
 
 
 def transpose(a: Asked) -> Reads:
@@ -135,25 +193,6 @@ def pad(a: Asked) -> Reads:
     return Reads(a.box, (Part(a.ref(0), tuple(sides)), tuple(missing), *a.args[2:]))
 
 
-def scatter(a: Asked) -> Reads:
-    """Put along one axis, which is taken whole; elsewhere the index must be as large as what it puts into."""
-    dim = a.args[1]
-    shape, reach = a.out_shape, a.shape(a.ref(2))
-    assert isinstance(dim, int)
-    dim %= len(shape)
-    if len(reach) != len(shape) or any(
-        n != size for d, (n, size) in enumerate(zip(reach, shape, strict=True)) if d != dim
-    ):
-        return evaluate_whole(a)
-    box = widened(a.box, (dim,), shape)
-    index = (*a.box[:dim], (0, reach[dim]), *a.box[dim + 1 :])
-    source = a.args[3]
-    put: WindowArg = Part(source, index) if isinstance(source, Ref) and a.shape(source) == reach else source
-    if isinstance(put, Ref):
-        return evaluate_whole(a)
-    return Reads(box, (Part(a.ref(0), box), dim, Part(a.ref(2), index), put))
-
-
 def flip(a: Asked) -> Reads:
     dims = {d % len(a.box) for d in _ints(a.args[1])}
     sides = [
@@ -161,21 +200,6 @@ def flip(a: Asked) -> Reads:
         for d, (s, (lo, hi)) in enumerate(zip(a.out_shape, a.box, strict=True))
     ]
     return Reads(a.box, (Part(a.ref(0), tuple(sides)), a.args[1]))
-
-
-def upsample(a: Asked) -> Reads:
-    """Nearest neighbours, by whole factors."""
-    shape = a.shape(a.ref(0))
-    box, sides = list(a.box), list(a.box)
-    for dim in range(2, len(shape)):
-        factor, rest = divmod(a.out_shape[dim], shape[dim])
-        if rest:
-            return evaluate_whole(a)
-        sides[dim] = (a.box[dim][0] // factor, -(-a.box[dim][1] // factor))
-        box[dim] = (sides[dim][0] * factor, sides[dim][1] * factor)
-    sizes: WindowArg = tuple(hi - lo for lo, hi in box[2:])
-    nothing: tuple[Arg, ...] = (None,) if a.node.op.endswith(".vec") else (None,) * (len(shape) - 2)
-    return Reads(tuple(box), (Part(a.ref(0), tuple(sides)), sizes, *nothing))
 
 
 def _ints(arg: Arg) -> tuple[int, ...]:
@@ -186,6 +210,10 @@ def _ints(arg: Arg) -> tuple[int, ...]:
 TABLE: dict[str, WindowRule] = {
     **named(select, "select.int"),
     **named(take_slice, "slice.Tensor"),
+    **named(narrow, "narrow.default"),
+    **named(move_axis, "movedim.int"),
+    **named(unfold, "unfold.default"),
+    **named(diagonal, "diagonal.default"),
     **named(transpose, "transpose.int t.default"),
     **named(permute, "permute.default"),
     **named(expand, "expand.default"),
@@ -196,18 +224,20 @@ TABLE: dict[str, WindowRule] = {
     ),
     **named(concatenate, "cat.default"),
     **named(pad, "constant_pad_nd.default"),
-    **named(scatter, "scatter.value scatter.src"),
     **named(flip, "flip.default"),
     **named(
-        upsample, "upsample_nearest1d.default upsample_nearest2d.default upsample_nearest1d.vec upsample_nearest2d.vec"
+        elementwise,
+        """alias.default clone.default detach.default lift_fresh_copy.default copy.default zeros_like.default
+        ones_like.default full_like.default zero.default fill.Scalar fill.Tensor""",
     ),
-    **named(elementwise, "alias.default clone.default detach.default lift_fresh_copy.default"),
+    **named(new, "new_zeros.default new_ones.default new_full.default"),
+    **named(prelu, "prelu.default"),
 }
 
 VIEWS = frozenset(
     f"aten.{name}"
     for name in """alias.default detach.default select.int slice.Tensor transpose.int t.default permute.default
-    expand.default view.default unsqueeze.default squeeze.default squeeze.dim squeeze.dims diagonal.default
-    unfold.default narrow.default movedim.int""".split()
+    expand.default view.default _unsafe_view.default unsqueeze.default squeeze.default squeeze.dim squeeze.dims
+    diagonal.default unfold.default narrow.default movedim.int""".split()
 )
 """Operators whose result is a view of their first argument, so that it follows when that is written."""

@@ -1,13 +1,12 @@
-"""Windows of products, convolutions and reductions.
-
-An axis that is summed over is never cut, which would round anew, but for taps of a convolution that are all zero.
-"""
+"""Windows of products of matrices: an axis that is summed over is never cut, which would round anew."""
 
 from __future__ import annotations
 
-from ...graph import Arg, Ref
-from ...windows import ALIAS, Box, Instruction, Part, WindowArg, volume
-from .asked import Asked, Reads, WindowRule, evaluate_whole, named, widened
+from ...graph import Ref
+from ...windows import ALIAS, Box, Instruction, Part, WindowArg, volume, whole
+from .asked import Asked, Reads, WindowRule, evaluate_whole, named
+from .attention import TABLE as ATTENTIONS
+from .convolutions import CONVOLUTION
 
 
 def mm(a: Asked) -> Reads:
@@ -46,111 +45,52 @@ def linear(a: Asked) -> Reads:
     return Reads(a.box, args)
 
 
-def convolution(a: Asked) -> Reads:
-    """The input that the kernel reaches, padding included; output channels by rows of the kernel.
+def matmul(a: Asked) -> Reads:
+    """Matrices, vectors, or batches of them that broadcast."""
+    left, right = a.ref(0), a.ref(1)
+    lead = list(a.box)
+    columns = lead.pop() if len(a.shape(right)) > 1 else None
+    rows = lead.pop() if len(a.shape(left)) > 1 else None
+    return Reads(a.box, (_factor(a, left, tuple(lead), rows, -2), _factor(a, right, tuple(lead), columns, -1)))
 
-    Rows and columns of a masked kernel that are zero throughout add nothing, and are left out.
-    """
-    state, weight = a.ref(0), a.ref(1)
-    bias, stride, padding, dilation, transposed, _, groups = a.args[2:9]
-    if transposed:
-        return evaluate_whole(a)
-    kernel = a.taps(weight)
-    channels = a.box[1] if groups == 1 else (0, a.out_shape[1])
-    sides = []
-    for d, (lo, hi) in enumerate(a.box[2:]):
-        s, p, r = _number(stride, d), _number(padding, d), _number(dilation, d)
-        tap, last = kernel[2 + d]
-        first = lo * s - p + r * tap
-        sides.append((first, first + (hi - lo - 1) * s + r * (last - tap - 1) + 1))
-    box = (a.box[0], channels, *a.box[2:])
-    no_padding = (0,) * len(sides)
-    parts: tuple[WindowArg, ...] = (
-        Part(state, (a.box[0], (0, a.shape(state)[1]), *sides)),
-        Part(weight, (channels, *kernel[1:])),
-        Part(bias, (channels,)) if isinstance(bias, Ref) else None,
+
+def _factor(a: Asked, arg: Ref, lead: Box, side: tuple[int, int] | None, dim: int) -> Part:
+    """A factor, ``side`` of it along ``dim`` and whole along the other of the last two, its batch as broadcast."""
+    shape = a.shape(arg)
+    if side is None:  # a vector
+        return Part(arg, whole(shape))
+    last = [(0, shape[-2]), (0, shape[-1])]
+    last[dim] = side
+    batch = shape[:-2]
+    own = lead[len(lead) - len(batch) :]
+    return Part(arg, (*((0, 1) if n == 1 else s for n, s in zip(batch, own, strict=True)), *last))
+
+
+def addmv(a: Asked) -> Reads:
+    """Rows of the matrix."""
+    matrix, vector = a.ref(1), a.ref(2)
+    parts = (Part(matrix, (a.box[0], (0, a.shape(matrix)[1]))), a.all_of(vector))
+    return Reads(a.box, (a.broadcast(a.args[0]), *parts, *a.args[3:]), a.node.kwargs)
+
+
+def addbmm(a: Asked) -> Reads:
+    """A sum over the batch too."""
+    left, right = a.ref(1), a.ref(2)
+    batch, _, summed = a.shape(left)
+    parts = (
+        Part(left, ((0, batch), a.box[0], (0, summed))),
+        Part(right, ((0, batch), (0, summed), a.box[1])),
     )
-    return Reads(box, (*parts, stride, no_padding, dilation, False, no_padding, groups))
-
-
-def _number(arg: Arg, d: int) -> int:
-    """The number for spatial dimension ``d``; one number may stand for all."""
-    assert isinstance(arg, tuple)
-    found = arg[d if len(arg) > 1 else 0]
-    assert isinstance(found, int)
-    return found
-
-
-def padding_of(args: tuple[Arg, ...], rank: int) -> tuple[int, ...]:
-    """Zeros that a convolution reads before and after each dimension of its input."""
-    return (0, 0, *(_number(args[4], d) for d in range(rank - 2)))
-
-
-def softmax(a: Asked) -> Reads:
-    dim = a.args[1]
-    assert isinstance(dim, int)
-    box = widened(a.box, (dim % len(a.box),), a.out_shape)
-    return Reads(box, (Part(a.ref(0), box), *a.args[1:]))
-
-
-def reduction(a: Asked) -> Reads:
-    """A reduction over the axes in the second argument, with or without keeping them."""
-    shape = a.shape(a.ref(0))
-    dims = a.arg(1)
-    if dims is None or dims == () or isinstance(dims, bool | Ref):
-        return evaluate_whole(a)
-    given = dims if isinstance(dims, tuple) else (dims,)
-    axes = {d % len(shape) for d in given if isinstance(d, int)}
-    keep = len(a.box) == len(shape)
-    rest = iter(a.box)
-    box: Box = tuple((_skip(rest, keep, size) if dim in axes else next(rest)) for dim, size in enumerate(shape))
-    out = tuple((0, 1) if keep and dim in axes else side for dim, side in enumerate(box) if keep or dim not in axes)
-    return Reads(out, (Part(a.ref(0), box), *a.args[1:]), a.node.kwargs)
-
-
-def _skip(rest: object, keep: bool, size: int) -> tuple[int, int]:
-    if keep:
-        next(rest)  # type: ignore[call-overload]
-    return (0, size)
-
-
-def layer_norm(a: Asked) -> Reads:
-    """Whole over the normalised axes."""
-    normalized = a.args[1]
-    assert isinstance(normalized, tuple)
-    first = len(a.box) - len(normalized)
-    box = widened(a.box, tuple(range(first, len(a.box))), a.out_shape)
-    return Reads(box, (Part(a.ref(0), box), a.args[1], *(a.all_of(arg) for arg in a.args[2:])))
-
-
-def batch_norm(a: Asked) -> Reads:
-    """In eval mode each channel has its own constants."""
-    per_channel = [Part(arg, (a.box[1],)) if isinstance(arg, Ref) else arg for arg in a.args[1:]]
-    return Reads(a.box, (Part(a.ref(0), a.box), *per_channel))
-
-
-def embedding(a: Asked) -> Reads:
-    """Rows of a table for the indices in the box."""
-    indices = Part(a.ref(1), a.box[:-1])
-    box = widened(a.box, (len(a.box) - 1,), a.out_shape)
-    return Reads(box, (a.all_of(a.args[0]), indices, *a.args[2:]))
+    return Reads(a.box, (a.broadcast(a.args[0]), *parts, *a.args[3:]), a.node.kwargs)
 
 
 TABLE: dict[str, WindowRule] = {
     **named(mm, "mm.default bmm.default"),
     **named(addmm, "addmm.default baddbmm.default"),
     **named(linear, "linear.default"),
-    **named(convolution, "convolution.default"),
-    **named(softmax, "_softmax.default _log_softmax.default cumsum.default cumprod.default"),
-    **named(
-        reduction,
-        """sum.dim_IntList mean.dim amax.default amin.default argmax.default argmin.default logsumexp.default
-        any.dim all.dim prod.dim_int""",
-    ),
-    **named(layer_norm, "native_layer_norm.default"),
-    **named(batch_norm, "_native_batch_norm_legit_no_training.default"),
-    **named(embedding, "embedding.default"),
-    **named(evaluate_whole, "prelu.default"),  # elementwise, but its weight stands along the channels
+    **named(matmul, "matmul.default mv.default"),
+    **named(addmv, "addmv.default"),
+    **named(addbmm, "addbmm.default"),
 }
 
 
@@ -161,9 +101,15 @@ def work(instruction: Instruction) -> int:
         *_, left, right = (part for part in instruction.parts() if len(part.box) > 1)
         lo, hi = right.box[-1] if instruction.op == "aten.linear.default" else left.box[-1]
         return volume(instruction.box) * (hi - lo)
-    if instruction.op == "aten.convolution.default":
+    if instruction.op == CONVOLUTION:
+        _, weight, *_ = instruction.parts()
+        if instruction.args[6]:  # transposed: each entry of the input goes to each output channel of its group
+            return sizes[0] * sizes[1] // max(weight.box[0][1] - weight.box[0][0], 1)
         channels = instruction.box[1][1] - instruction.box[1][0]
         return volume(instruction.box) * sizes[1] // max(channels, 1)
+    if instruction.op in ATTENTIONS:
+        _, keys, *_ = instruction.parts()
+        return (sizes[0] + volume(instruction.box)) * (keys.box[-2][1] - keys.box[-2][0])
     return 0 if instruction.op == ALIAS else volume(instruction.box)
 
 
