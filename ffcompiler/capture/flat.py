@@ -1,0 +1,112 @@
+"""A run of a function without a marked loop, recorded as one segment, with what it takes to find its loop in there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from ..errors import CaptureError
+from .facts import mutated, storage_of, user_line
+from .record import Recorder, Token
+from .repeats import Footprints
+
+
+@dataclass(slots=True)
+class Memory:
+    """Which tensors of a run share memory, and which calls wrote into it; a storage is a number of its own."""
+
+    of: dict[Token, int] = field(default_factory=dict)
+    writes: dict[int, list[int]] = field(default_factory=dict)  # by storage: the calls, ascending
+
+    def written(self, token: Token, first: int, end: int) -> bool:
+        """Whether one of the calls ``first .. end - 1`` wrote into the memory of ``token``."""
+        return any(first <= call < end for call in self.writes.get(self.of.get(token, -1), ()))
+
+
+class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
+    """Records a whole run into one segment. ``looks``: before these calls, the tensors that live are copied."""
+
+    def __init__(
+        self,
+        inputs: Iterable[Tensor],
+        before_write: Callable[[Tensor], None] | None = None,
+        looks: Iterable[int] = (),
+        watch: bool = False,
+    ) -> None:
+        self._watch = watch  # tell ``before_write`` of every write
+        self.footprints = Footprints()
+        self.memory = Memory()
+        self.number_starts: list[int] = []  # how many numbers stood in the segment before each call
+        self.seen: dict[int, dict[Token, Tensor]] = {}
+        self._looks = frozenset(looks)
+        self._storages: dict[int, int] = {}  # storages that live: their numbers
+        self._count = 0
+        super().__init__(inputs, before_write)
+        self.in_loop = True  # where the loop is, is not known yet: `roll` looks at writes into weights
+        self.with_sources = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "prim":
+            return func(*args, **(kwargs or {}))
+        self.look()
+        before = len(self.segment.calls)
+        self.number_starts.append(len(self.segment.numbers))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        self._note_calls(before)
+        return out
+
+    def look(self) -> None:
+        """Copy what lives, if that is asked for at this call."""
+        call = len(self.segment.calls)
+        if call in self._looks and call not in self.seen:
+            with _disable_current_modes():
+                self.seen[call] = {token: copied(t) for t, token in self.living()}
+
+    def _note_calls(self, before: int) -> None:
+        """Footprints for every call that was recorded: an assignment to ``.data`` is noticed at the next call."""
+        calls = self.segment.calls
+        if len(calls) != before + 1:
+            raise CaptureError(
+                f"{user_line()}: the .data of a tensor is replaced in a loop that is not marked\n"
+                "  write into the tensor in place (weight.data.mul_(mask)), or mark the loop with ffc.fori_loop"
+            )
+        self.segment.sources[-1] = self.footprints.add(calls[-1].op)
+
+    def _hold(self, t: Tensor, token: Token) -> None:
+        self.memory.of[token] = self._number(storage_of(t))
+        super()._hold(t, token)
+
+    def _died(self, key: int, storage: int) -> None:
+        super()._died(key, storage)
+        if storage not in self._tenants and storage not in self._foreign:
+            self._storages.pop(storage, None)
+
+    def _number(self, storage: int) -> int:
+        if storage not in self._storages:
+            self._storages[storage] = self._count
+            self._count += 1
+        return self._storages[storage]
+
+    def _meet(self, t: Tensor) -> Any:
+        token = super()._meet(t)
+        self.memory.of[token] = self._number(storage_of(t))
+        return token
+
+    def _check_writes(self, func: Any, args: Any, kwargs: Any) -> None:
+        super()._check_writes(func, args, kwargs)
+        for t in mutated(func, args, kwargs):
+            if self._watch and self.before_write is not None:
+                self.before_write(t)
+            self.memory.writes.setdefault(self._number(storage_of(t)), []).append(len(self.segment.calls))
+
+
+def copied(t: Tensor) -> Tensor:
+    """A copy in the same layout, as far as a layout without overlaps has one."""
+    if any(stride == 0 and size > 1 for size, stride in zip(t.shape, t.stride(), strict=True)):
+        return t.clone()
+    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t)

@@ -1,0 +1,189 @@
+"""Functions whose loops are plain Python: recorded whole, and rolled up where they repeat themselves.
+
+The function is run three times: on the example to find its loop, on the example again to see the state between some
+steps, and on other inputs. All three must make the same calls with the same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from ..errors import CaptureError
+from ..loops import Body, drive_loops, run_steps
+from ..randomness import States
+from ..trees import flatten
+from .draws import unvalidated
+from .facts import exact_number, tensor_type
+from .flat import FlatRecorder, copied
+from .record import Outside, Segment, Token
+from .repeats import LEAST, Repeat
+from .roll import Flat, NotRolledError, Rolled, roll
+from .run import Run
+from .spelling import Spelled
+
+ATTEMPTS = 48
+"""Readings of the calls as a loop that are tried."""
+
+
+@dataclass(slots=True)
+class Marked:
+    """Runs the first step of a marked loop, and notes that there is one."""
+
+    loops: int = 0
+
+    def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
+        self.loops += 1
+        return run_steps(range(lo, min(lo + 1, hi)), body, init)
+
+
+@dataclass(slots=True)
+class FlatRun:
+    """One recorded run. ``marked``: it came to a loop that is marked, of which only the first step was run."""
+
+    recorder: FlatRecorder
+    result: Any = None
+    marked: bool = False
+    seconds: float = 0.0
+    generators: States = field(default_factory=dict)
+
+    @property
+    def segment(self) -> Segment:
+        return self.recorder.segment
+
+
+def record_flat(function: Callable[..., Any], call: Any, recorder: FlatRecorder) -> FlatRun:
+    """Run the function under the recorder, marked loops for one step."""
+    args, kwargs = call
+    driver = Marked()
+    run = FlatRun(recorder, generators=recorder.stream.states)
+    started = time.perf_counter()
+    try:
+        with torch.no_grad(), drive_loops(driver), Spelled(), unvalidated(), recorder:
+            run.result = function(*args, **kwargs)
+    except CaptureError:
+        if not driver.loops:
+            raise
+    run.marked = driver.loops > 0
+    run.seconds = time.perf_counter() - started
+    if not run.marked:
+        recorder.stream.check_all()
+        recorder.look()
+        leaves = [leaf for _, leaf in flatten(run.result)[0]]
+        run.segment.results = tuple(recorder.token(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+    return run
+
+
+def rolled_up(run: FlatRun) -> Rolled:
+    """The loop of a recorded run. Raises: `CaptureError` if there is none."""
+    recorder = run.recorder
+    flat = Flat(run.segment, recorder.number_starts, recorder.memory, lambda h: tensor_type(recorder.outside[h]))
+    reasons: list[str] = []
+    for repeat in _attempts(recorder.footprints.repeats()):
+        try:
+            return roll(flat, repeat, recorder.overwritten)
+        except NotRolledError as why:
+            line = run.segment.sources[repeat.start]
+            reasons.append(f"the {repeat.count} repetitions of {repeat.period} operators from {line} on: {why}")
+    found = f"\n  {reasons[0]}" if reasons else ""
+    raise CaptureError(
+        "the function runs no loop whose steps are alike, so there is nothing to solve in parallel"
+        f"{found}\n  every step must make the same operator calls; write the loop as ffc.fori_loop(lo, hi, body, init) "
+        "to learn which step differs"
+    )
+
+
+def _attempts(repeats: list[Repeat]) -> Iterator[Repeat]:
+    """Each repetition as it is, without its first or last step, and several of its steps taken as one."""
+    seen: set[Repeat] = set()
+    for r in repeats:
+        peeled = [
+            Repeat(r.start + first * r.period, r.period, r.count - first - last)
+            for first, last in ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1))
+        ]
+        merged = [Repeat(r.start, r.period * m, r.count // m) for m in range(2, 9)]
+        for attempt in (*peeled, *merged):
+            if attempt.count >= LEAST and attempt not in seen and len(seen) < ATTEMPTS:
+                seen.add(attempt)
+                yield attempt
+
+
+def looks(rolled: Rolled) -> frozenset[int]:
+    """The calls before which the state is looked at: around a few steps, and after the last."""
+    return frozenset(rolled.repeat.begin(k + after) for k in kept_steps(rolled.repeat.count) for after in (0, 1))
+
+
+def kept_steps(count: int) -> tuple[int, ...]:
+    return tuple(sorted({0, 1, count // 2, count - 1}))
+
+
+def as_run(run: FlatRun, rolled: Rolled) -> Run:
+    """What a recorded run of the same function with its loop marked would have given."""
+    count = rolled.repeat.count
+    made = Run(run.recorder, hi=count, tree=flatten([0] * len(rolled.leaves))[1])
+    made.prologue, made.steps, made.epilogue = rolled.prologue, rolled.steps, rolled.epilogue
+    made.made, made.init, made.result = rolled.made, rolled.init, run.result
+    made.types, made.stacks, made.collected = rolled.types, rolled.stacks, rolled.collected
+    made.generators, made.seconds, made.marked = run.generators, run.seconds, False
+    states = {k: (_state(run, rolled, k), _state(run, rolled, k + 1)) for k in kept_steps(count)}
+    for k, (before, after) in states.items():
+        if (whole := _whole(before)) is not None and (left := _whole(after)) is not None:
+            made.states[k] = whole, left
+    last = states[count - 1][1]
+    made.final = tuple(t if t is not None else _stand_in(run, rolled, i) for i, t in enumerate(last))
+    return made
+
+
+def _state(run: FlatRun, rolled: Rolled, step: int) -> list[Tensor | None]:
+    """The leaves of the state before a step; None for one that nobody holds any more."""
+    seen = run.recorder.seen[rolled.repeat.begin(step)]
+    return [_value(run, token, seen) for token in rolled.state_tokens(step)]
+
+
+def _whole(state: list[Tensor | None]) -> tuple[Tensor, ...] | None:
+    found = tuple(t for t in state if t is not None)
+    return found if len(found) == len(state) else None
+
+
+def _value(run: FlatRun, token: Token, seen: Mapping[Token, Tensor]) -> Tensor | None:
+    if isinstance(token, Outside):
+        return run.recorder.outside[token.handle]
+    return seen.get(token)
+
+
+def _stand_in(run: FlatRun, rolled: Rolled, leaf: int) -> Tensor:
+    """In place of a last state that nothing reads: the first one."""
+    first = _state(run, rolled, 0)[leaf]
+    assert first is not None
+    with _disable_current_modes():
+        return copied(first)
+
+
+def require_same(was: FlatRun, now: FlatRun, when: str) -> None:
+    """Raises: `CaptureError` with the first call that differs between two runs."""
+    a, b = was.segment, now.segment
+    for index, (x, y) in enumerate(zip(a.calls, b.calls, strict=False)):
+        if x != y:
+            raise CaptureError(
+                f"{y.op} at {b.sources[index]} is called {when} where {x.op} was called before, or on other values\n"
+                "  what the function does depends on the values of its inputs, or on something besides them"
+            )
+    if len(a.calls) != len(b.calls) or a.results != b.results:
+        raise CaptureError(
+            f"the function makes {len(b.calls)} operator calls {when} and made {len(a.calls)} before\n"
+            "  how many steps it makes depends on the values of its inputs, or on something besides them"
+        )
+    starts = was.recorder.number_starts
+    for index, (m, n) in enumerate(zip(a.numbers, b.numbers, strict=True)):
+        if exact_number(m) != exact_number(n):
+            call = max(i for i, start in enumerate(starts) if start <= index)
+            raise CaptureError(
+                f"the number {m!r} is {n!r} {when}: {a.calls[call].op} at {a.sources[call]}\n"
+                "  the function depends on something besides its arguments (a counter, numpy, random, a file)"
+            )
