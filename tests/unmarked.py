@@ -5,12 +5,10 @@ Each entry gives the function and its arguments; weights are large enough that s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Program = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -300,7 +298,7 @@ def nested_states() -> Program:
     return run, (randn(T, 3),)
 
 
-# ---------------------------------------------------------------------------------------------------- others (A', C, E, F)
+# ------------------------------------------------------------------------------------------ others (A', C, E, F)
 
 
 def repeated_map() -> Program:
@@ -368,12 +366,111 @@ def loop_in_a_loop() -> Program:
     return run, (randn(T, 2, 4),)
 
 
+def zipped_and_counted() -> Program:
+    u = randn(4, 4, seed=5) * 0.5
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        h, outputs = torch.zeros(2, 4), []
+        for t, (a, b) in enumerate(zip(x.split(1), y.unbind(0), strict=True)):
+            h = torch.tanh(a[0] + h @ u - b) * (1 + 0.01 * t)
+            outputs += [h]
+        return torch.cat(outputs, dim=-1)
+
+    return run, (randn(T, 2, 4), randn(T, 2, 4, seed=1))
+
+
+def ring_buffer() -> Program:
+    w = randn(3, 4, seed=5) * 0.5
+
+    def run(x: Tensor) -> Tensor:
+        buffer, outputs = torch.zeros(2, 3, 4), []
+        for x_t in x:
+            buffer = torch.cat([buffer[:, 1:], x_t.unsqueeze(1)], dim=1)
+            y = (buffer * w).sum(1)
+            outputs.append(torch.sin(y))
+        return torch.stack(outputs)
+
+    return run, (randn(T, 2, 4),)
+
+
+def sampled_by_a_distribution() -> Program:
+    step, head, table = cell(nn.GRUCell, 4, 8), randn(8, 5, seed=7), randn(5, 4, seed=8)
+
+    def generate(start: Tensor) -> tuple[Tensor, Tensor]:
+        token, h, tokens, log_p = start, torch.zeros(2, 8), [], torch.zeros(2)
+        for _ in range(T):
+            h = step(table[token], h)
+            choice = torch.distributions.Categorical(logits=h @ head)
+            token = choice.sample()
+            log_p = log_p + choice.log_prob(token)
+            tokens.append(token)
+        return torch.stack(tokens, dim=1), log_p
+
+    return generate, (torch.tensor([0, 3]),)
+
+
+def binary_image() -> Program:
+    model = masked()
+
+    def sample(x: Tensor) -> Tensor:
+        x = torch.zeros_like(x)
+        for i in range(T):
+            p = torch.sigmoid(model(x)[:, :T])
+            x[:, i] = torch.bernoulli(p[:, i])
+        return x
+
+    return sample, (randn(3, T),)
+
+
+def two_cells_in_turn() -> Program:
+    u, v = randn(4, 4, seed=5) * 0.5, randn(4, 4, seed=6) * 0.5
+
+    def run(x: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = torch.zeros(2, 4), torch.ones(2, 4)
+        for t in range(T):
+            a, b = torch.tanh(x[t] + b @ u), torch.sin(a @ v)
+        return a, b
+
+    return run, (randn(T, 2, 4),)
+
+
+def last_outputs_only() -> Program:
+    u = randn(4, 4, seed=5) * 0.5
+
+    def run(x: Tensor) -> Tensor:
+        h, outputs = torch.zeros(2, 4), []
+        for t in range(T):
+            h = torch.tanh(x[t] + h @ u)
+            outputs.append(h.sum(-1))
+        return outputs[-1] + outputs[3]
+
+    return run, (randn(T, 2, 4),)
+
+
+def adjoint() -> Program:
+    """Back-propagation through time, by hand."""
+    u = randn(4, 4, seed=5) * 0.5
+
+    def run(x: Tensor, g: Tensor) -> Tensor:
+        h, states = torch.zeros(2, 4), []
+        for t in range(T):
+            h = torch.tanh(x[t] + h @ u)
+            states.append(h)
+        a = torch.zeros(2, 4)
+        for t in range(T - 1, -1, -1):
+            a = (a @ u.T + g[t]) * (1 - states[t] ** 2)
+        return a
+
+    return run, (randn(T, 2, 4), randn(T, 2, 4, seed=1))
+
+
 ALL: dict[str, Callable[[], Program]] = {
     f.__name__: f
     for f in (
         in_place, out_of_place, raster, permuted_order, order_in_a_tensor, gru, gru_from_nothing, lstm_layers,
         iterated_backwards, two_loops, written_outputs, state_in_a_module, in_place_state, skips_of_two,
         first_step_differs, every_third_step, nested_states, repeated_map, own_output_fed_back, euler,
-        layers_of_a_list, loop_in_a_loop,
+        layers_of_a_list, loop_in_a_loop, zipped_and_counted, ring_buffer, sampled_by_a_distribution, binary_image,
+        two_cells_in_turn, last_outputs_only, adjoint,
     )
 }  # fmt: skip

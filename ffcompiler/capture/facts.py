@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +18,7 @@ from ..graph import TensorType
 aten = torch.ops.aten
 
 _TORCH_DIR = str(Path(torch.__file__).parent)
+_DISTRIBUTIONS_DIR = str(Path(_TORCH_DIR) / "distributions")
 _OWN_DIR = str(Path(__file__).parent.parent)
 _USER_DIRS = (str(Path(_OWN_DIR) / "zoo"),)
 
@@ -68,11 +70,16 @@ def mutated(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     written: list[Tensor] = []
     if func in UNDECLARED and args[5]:
         written.extend(tensors_in(args[3:5]))
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[position] if position < len(args) else kwargs.get(argument.name)
-            written.extend(tensors_in(value))
+    for position, name in _written_arguments(func):
+        written.extend(tensors_in(args[position] if position < len(args) else kwargs.get(name)))
     return written
+
+
+@cache
+def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
+    """Places and names of the arguments that an operator writes."""
+    arguments = enumerate(func._schema.arguments)
+    return tuple((i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
 UNDECLARED = {
@@ -85,19 +92,25 @@ UNDECLARED = {
 
 def leaves_tensors(func: Any, args: Any) -> bool:
     """Whether a call gives a Python value, or a shape, that depends on the elements of its arguments."""
-    if torch.Tag.data_dependent_output in func.tags:
+    tags = _tags(func)
+    if torch.Tag.data_dependent_output in tags:
         return True
     if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
         return any(t.dtype in (torch.bool, torch.uint8) for t in tensors_in(args[1]))
-    return torch.Tag.dynamic_output_shape in func.tags
+    return torch.Tag.dynamic_output_shape in tags
+
+
+@cache
+def _tags(func: Any) -> frozenset[Any]:
+    return frozenset(func.tags)
 
 
 def draws(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether a call consumes the random generator: by tag, except where its dropout probability is 0."""
-    if torch.Tag.nondeterministic_seeded not in func.tags:
+    if torch.Tag.nondeterministic_seeded not in _tags(func):
         return False
     for position, argument in enumerate(func._schema.arguments):
-        if argument.name in ("dropout_p", "p", "dropout"):
+        if argument.name in ("dropout_p", "dropout"):
             value = args[position] if position < len(args) else kwargs.get(argument.name, argument.default_value)
             return bool(value)
     return True
@@ -106,7 +119,7 @@ def draws(func: Any, args: Any, kwargs: Any) -> bool:
 def user_line() -> str:
     """``file.py:31 in forward``: the innermost frame that is neither torch's nor ours."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not _is_user(frame.f_code.co_filename):
+    while frame is not None and not is_user(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:
         return "unknown"
@@ -114,7 +127,19 @@ def user_line() -> str:
     return f"{'/'.join(path.parts[-2:])}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
-def _is_user(filename: str) -> bool:
+def validates() -> bool:
+    """Whether it is `torch.distributions` that makes the call: within it, values are looked at to refuse bad ones."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not is_user(frame.f_code.co_filename):
+        if frame.f_code.co_filename.startswith(_DISTRIBUTIONS_DIR):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@cache
+def is_user(filename: str) -> bool:
+    """Whether a file is neither torch's nor ours."""
     if filename.startswith(_USER_DIRS):
         return True
     return not (filename.startswith((_TORCH_DIR, _OWN_DIR, "<frozen")) or "/contextlib.py" in filename)

@@ -36,12 +36,10 @@ class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
         inputs: Iterable[Tensor],
         before_write: Callable[[Tensor], None] | None = None,
         looks: Iterable[int] = (),
-        watch: bool = False,
     ) -> None:
-        self._watch = watch  # tell ``before_write`` of every write
         self.footprints = Footprints()
         self.memory = Memory()
-        self.number_starts: list[int] = []  # how many numbers stood in the segment before each call
+        self.number_starts = [0]  # how many numbers stand in the segment before each call, and after the last
         self.seen: dict[int, dict[Token, Tensor]] = {}
         self._looks = frozenset(looks)
         self._storages: dict[int, int] = {}  # storages that live: their numbers
@@ -54,11 +52,7 @@ class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
         if func.namespace == "prim":
             return func(*args, **(kwargs or {}))
         self.look()
-        before = len(self.segment.calls)
-        self.number_starts.append(len(self.segment.numbers))
-        out = super().__torch_dispatch__(func, types, args, kwargs)
-        self._note_calls(before)
-        return out
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
     def look(self) -> None:
         """Copy what lives, if that is asked for at this call."""
@@ -67,15 +61,15 @@ class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
             with _disable_current_modes():
                 self.seen[call] = {token: copied(t) for t, token in self.living()}
 
-    def _note_calls(self, before: int) -> None:
-        """Footprints for every call that was recorded: an assignment to ``.data`` is noticed at the next call."""
-        calls = self.segment.calls
-        if len(calls) != before + 1:
+    def _note(self, op: Any, args: Any, kwargs: Any, results: tuple[Any, ...], taint: frozenset[int]) -> None:
+        super()._note(op, args, kwargs, results, taint)
+        if len(self.segment.calls) != len(self.number_starts):  # an assignment to ``.data`` was noticed, and noted
             raise CaptureError(
                 f"{user_line()}: the .data of a tensor is replaced in a loop that is not marked\n"
                 "  write into the tensor in place (weight.data.mul_(mask)), or mark the loop with ffc.fori_loop"
             )
-        self.segment.sources[-1] = self.footprints.add(calls[-1].op)
+        self.number_starts.append(len(self.segment.numbers))
+        self.segment.sources[-1] = self.footprints.add(op)
 
     def _hold(self, t: Tensor, token: Token) -> None:
         self.memory.of[token] = self._number(storage_of(t))
@@ -100,8 +94,6 @@ class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
     def _check_writes(self, func: Any, args: Any, kwargs: Any) -> None:
         super()._check_writes(func, args, kwargs)
         for t in mutated(func, args, kwargs):
-            if self._watch and self.before_write is not None:
-                self.before_write(t)
             self.memory.writes.setdefault(self._number(storage_of(t)), []).append(len(self.segment.calls))
 
 

@@ -20,7 +20,6 @@ from typing import Any, TypeAlias
 import torch
 
 from ..graph import TensorType, contiguous
-from .facts import exact_number
 from .flat import Memory
 from .record import TOKENS, Call, Carried, Collected, Each, Literal, Made, Number, Outside, Segment, Token
 from .repeats import Repeat
@@ -35,6 +34,10 @@ FARTHEST = 8
 
 class NotRolledError(Exception):
     """These calls are not the steps of one loop; why."""
+
+
+class GrowsError(NotRolledError):
+    """The steps would be alike, but for the shapes of what they compute; which, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,8 @@ class _Roll:
         for k in range(self.repeat.count):
             step = self._step(k)
             if step.calls != first.calls:
+                if growth := _growth(step, first):
+                    raise GrowsError(growth)
                 raise NotRolledError(f"step {k} makes other calls than the last one: {_difference(step, first)}")
             for column, slot in zip(columns, step.slots, strict=True):
                 column.append(slot)
@@ -412,6 +417,24 @@ def _renamed(call: Call, place: Callable[[Any], Hashable], first: int) -> Call:
     return Call(call.op, tuple(map(walk, call.args)), tuple((k, walk(v)) for k, v in call.kwargs), call.types)
 
 
+def _growth(a: Step, b: Step) -> str | None:
+    """What a step gives in another shape than a later one, if they do not differ otherwise; None if they do.
+
+    Steps with weights of their own are no loop that grows but layers of a network.
+    """
+    if {s for s in a.slots if isinstance(s, Outside)} != {s for s in b.slots if isinstance(s, Outside)}:
+        return None
+    found = None
+    for x, y in zip(a.calls, b.calls, strict=False):
+        if x.op != y.op or len(x.types) != len(y.types):
+            return None
+        pairs = [(s, t) for s, t in zip(x.types, y.types, strict=True) if s is not None and t is not None]
+        shapes = next(((s.shape, t.shape) for s, t in pairs if s.shape != t.shape), None)
+        if shapes is not None and found is None:
+            found = f"{x.op} gives {list(shapes[0])} in one step and {list(shapes[1])} in a later one"
+    return found if len(a.calls) == len(b.calls) else None
+
+
 def _difference(a: Step, b: Step) -> str:
     pair = next(((x, y) for x, y in zip(a.calls, b.calls, strict=False) if x != y), None)
     if pair is None:
@@ -582,12 +605,3 @@ class _Epilogue:
 
     def _call(self, op: Any, args: tuple[Hashable, ...], shape: tuple[int, ...], dtype: str) -> Made:
         return Made(self._emit(Call(op, args, (), (TensorType(dtype, shape, contiguous(shape)),))), 0)
-
-
-def same_calls(a: Segment, b: Segment) -> bool:
-    """Whether two recordings are the same, numbers in all their bits."""
-    return (
-        a.calls == b.calls
-        and a.results == b.results
-        and list(map(exact_number, a.numbers)) == list(map(exact_number, b.numbers))
-    )

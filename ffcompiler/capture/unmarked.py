@@ -1,7 +1,7 @@
 """Functions whose loops are plain Python: recorded whole, and rolled up where they repeat themselves.
 
-The function is run three times: on the example to find its loop, on the example again to see the state between some
-steps, and on other inputs. All three must make the same calls with the same numbers.
+The function is recorded three times: on the example to find its loop, on the example again to see the state between
+some steps, and on other inputs. All three must make the same calls with the same numbers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ from .facts import exact_number, tensor_type
 from .flat import FlatRecorder, copied
 from .record import Outside, Segment, Token
 from .repeats import LEAST, Repeat
-from .roll import Flat, NotRolledError, Rolled, roll
+from .restore import Kept, Watch
+from .roll import Flat, GrowsError, NotRolledError, Rolled, roll
 from .run import Run
 from .spelling import Spelled
 
 ATTEMPTS = 48
 """Readings of the calls as a loop that are tried."""
+
+
+class GrowingLoopError(CaptureError):
+    """The steps of the loop compute larger and larger arrays."""
 
 
 @dataclass(slots=True)
@@ -45,11 +50,10 @@ class Marked:
 
 @dataclass(slots=True)
 class FlatRun:
-    """One recorded run. ``marked``: it came to a loop that is marked, of which only the first step was run."""
+    """One recorded run."""
 
     recorder: FlatRecorder
     result: Any = None
-    marked: bool = False
     seconds: float = 0.0
     generators: States = field(default_factory=dict)
 
@@ -58,25 +62,27 @@ class FlatRun:
         return self.recorder.segment
 
 
-def record_flat(function: Callable[..., Any], call: Any, recorder: FlatRecorder) -> FlatRun:
-    """Run the function under the recorder, marked loops for one step."""
+def warm_up(function: Callable[..., Any], call: Any, kept: Kept) -> bool:
+    """Run the function once, so that it loads what it loads once; of a marked loop a step. Whether there is one."""
     args, kwargs = call
     driver = Marked()
+    with torch.no_grad(), drive_loops(driver), Watch(kept):
+        function(*args, **kwargs)
+    return driver.loops > 0
+
+
+def record_flat(function: Callable[..., Any], call: Any, recorder: FlatRecorder) -> FlatRun:
+    """Run the function under the recorder."""
+    args, kwargs = call
     run = FlatRun(recorder, generators=recorder.stream.states)
     started = time.perf_counter()
-    try:
-        with torch.no_grad(), drive_loops(driver), Spelled(), unvalidated(), recorder:
-            run.result = function(*args, **kwargs)
-    except CaptureError:
-        if not driver.loops:
-            raise
-    run.marked = driver.loops > 0
+    with torch.no_grad(), drive_loops(None), Spelled(recorder), unvalidated(), recorder:
+        run.result = function(*args, **kwargs)
     run.seconds = time.perf_counter() - started
-    if not run.marked:
-        recorder.stream.check_all()
-        recorder.look()
-        leaves = [leaf for _, leaf in flatten(run.result)[0]]
-        run.segment.results = tuple(recorder.token(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+    recorder.stream.check_all()
+    recorder.look()
+    leaves = [leaf for _, leaf in flatten(run.result)[0]]
+    run.segment.results = tuple(recorder.token(leaf) for leaf in leaves if isinstance(leaf, Tensor))
     return run
 
 
@@ -85,18 +91,47 @@ def rolled_up(run: FlatRun) -> Rolled:
     recorder = run.recorder
     flat = Flat(run.segment, recorder.number_starts, recorder.memory, lambda h: tensor_type(recorder.outside[h]))
     reasons: list[str] = []
+    growing: str | None = None
     for repeat in _attempts(recorder.footprints.repeats()):
         try:
             return roll(flat, repeat, recorder.overwritten)
         except NotRolledError as why:
             line = run.segment.sources[repeat.start]
+            if isinstance(why, GrowsError) and 2 * repeat.period * repeat.count > len(run.segment.calls):
+                growing = growing or f"the loop from {line} on, of {repeat.count} steps: {why}"
             reasons.append(f"the {repeat.count} repetitions of {repeat.period} operators from {line} on: {why}")
+    if growing is not None:
+        raise GrowingLoopError(
+            f"each step of a loop works on a larger array than the step before\n  {growing}\n"
+            "  operators round by their shape, so no evaluation for many steps at once has the bits of these\n"
+            "  allocate the array before the loop, give the model all of it in every step, and write one position of it "
+            "(x[:, i] = ...): with a causal model that is the same sampler"
+        )
     found = f"\n  {reasons[0]}" if reasons else ""
     raise CaptureError(
         "the function runs no loop whose steps are alike, so there is nothing to solve in parallel"
         f"{found}\n  every step must make the same operator calls; write the loop as ffc.fori_loop(lo, hi, body, init) "
         "to learn which step differs"
     )
+
+
+STRAIGHT = 20_000
+"""Operator calls that a function without a loop may make: its graph is kept as it was recorded."""
+SHARE = 0.25
+"""A loop that makes fewer of the function's calls than this is not what there is to solve, if there is a chain."""
+
+
+def straight(run: FlatRun, why: str) -> Run:
+    """A recorded run of a function without a loop, all of it one segment. Raises: `CaptureError` with ``why``."""
+    calls = len(run.segment.calls)
+    if calls > STRAIGHT:
+        raise CaptureError(f"{why}\n  as a graph without a loop it has {calls} operators; at most {STRAIGHT} are kept")
+    if run.recorder.overwritten:
+        line = next(iter(run.recorder.overwritten.values()))
+        raise CaptureError(f"{why}\n  as a graph without a loop it cannot be kept either: {line} writes into a weight")
+    made = Run(run.recorder, tree=flatten([])[1], epilogue=run.segment, result=run.result)
+    made.generators, made.seconds, made.marked = run.generators, run.seconds, False
+    return made
 
 
 def _attempts(repeats: list[Repeat]) -> Iterator[Repeat]:
@@ -114,8 +149,10 @@ def _attempts(repeats: list[Repeat]) -> Iterator[Repeat]:
                 yield attempt
 
 
-def looks(rolled: Rolled) -> frozenset[int]:
-    """The calls before which the state is looked at: around a few steps, and after the last."""
+def looks(rolled: Rolled | None) -> frozenset[int]:
+    """The calls before which the state is looked at: around a few steps, and after the last; without a loop, none."""
+    if rolled is None:
+        return frozenset()
     return frozenset(rolled.repeat.begin(k + after) for k in kept_steps(rolled.repeat.count) for after in (0, 1))
 
 
