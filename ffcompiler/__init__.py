@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .explain import Explanation
-    from .loops import fori_loop
+    from .loops import fori_loop, scan
     from .plan import Bits, Plan, Tolerance, tolerance
     from .runtime.record import Certificate, RunRecord
 
@@ -51,6 +51,7 @@ __all__ = [
     "compile",
     "fori_loop",
     "load",
+    "scan",
     "tolerance",
 ]
 
@@ -58,7 +59,7 @@ _HOMES = {
     "compiled": ("Compiled", "Verification"),
     "driver": ("compile", "load"),
     "explain": ("Explanation",),
-    "loops": ("fori_loop",),
+    "loops": ("fori_loop", "scan"),
     "plan": ("Bits", "Plan", "Tolerance", "tolerance"),
     "runtime.record": ("Certificate", "RunRecord"),
 }

@@ -6,22 +6,29 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .live import Live
+from .modes import as_recorded
 from .plan import Bits, Candidate, Costs, Method, Plan, Schedule
+from .program import Recurrence
+from .program import Chain
 from .proof import Proof
 from .runtime.equality import same_bits
 from .runtime.record import Ending, RunRecord
+from .runtime.repeat_costs import repeat_costs
 from .runtime.runner import Execution, Runner
 from .runtime.solve import Solve
 
 Progress = Callable[[str, int, int], None]
 QUICK = 1.0
 """Seconds: a reference faster than this is timed whole; of a slower one this much is run, and the rest extrapolated."""
+SHORT = 0.2
+"""Seconds: so much of a reference is run where it is timed in turns with something else."""
 SLOW = 10.0
 """Seconds: candidates for a reference faster than this are run twice, and the better time counts."""
 
@@ -47,13 +54,14 @@ def calibrate(
 ) -> Calibration:
     """Costs on this machine now, and the candidates with their measured seconds and sweeps."""
     device = torch.device(plan.device)
-    trial = _Trial(plan, proof, live, device)
+    trial = _Trial(plan, proof, live, device, lambda: live.estimated_seconds(args, kwargs, SHORT))
     reference_seconds = _reference_seconds(live, args, kwargs, device)
-    costs = trial.costs(reference_seconds, schedules)
     tried = []
-    for position, schedule in enumerate(schedules):
-        say("candidates", position, len(schedules))
-        tried.append(trial.run(schedule, costs, reference_seconds))
+    with as_recorded(device):
+        costs = trial.costs(reference_seconds, schedules)
+        for position, schedule in enumerate(schedules):
+            say("candidates", position, len(schedules))
+            tried.append(trial.run(schedule, costs, reference_seconds))
     say("candidates", len(schedules), len(schedules))
     wrong = next((c.note for c, ok in tried if not ok), None)
     return Calibration(costs, reference_seconds, tuple(c for c, _ in tried), wrong)
@@ -65,30 +73,63 @@ class _Trial:
     proof: Proof
     live: Live
     device: torch.device
+    reference: Callable[[], float]  # its seconds, measured once more
 
     @property
     def arguments(self) -> tuple[Tensor, ...]:
         return self.live.captured.replays[0].arguments
 
+    def _begin(self, runner: Runner, weights: Mapping[str, Tensor]) -> Execution:
+        """The run whose results are known: on the same arguments, with the same random numbers."""
+        return runner.begin(self.arguments, weights, self.live.captured.replays[0].generators)
+
     def costs(self, reference_seconds: float, schedules: Sequence[Schedule]) -> Costs:
         """From a few sweeps of each kind, bookkeeping included, on the first state."""
         runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.proof, self.device, guarded=False)
-        system = runner.system
-        assert system is not None
+        system, repeat = runner.system, runner.repeat
         weights = self.live.weights()
         with torch.no_grad():
-            execution = runner.begin(self.arguments, weights)
-            once = _median_seconds(lambda: runner.broken_patterns(runner.begin(self.arguments, weights)), self.device)
+            execution = self._begin(runner, weights)
+            once = _median_seconds(lambda: runner.broken_patterns(self._begin(runner, weights)), self.device)
+            if runner.draws:  # part of the cost of steps (`Guard`)
+                once = max(once - _median_seconds(runner.draws, self.device), 0.0)
+            if repeat is not None:
+                now, state = partial(_now, self.device), execution.init
+                equality, env = self.plan.equality, execution.env
+                return repeat_costs(repeat, env, state, equality, reference_seconds, once, now, self.reference)
+            if runner.solving is not None and runner.solving.priced_by_width:
+                return self._recurrence_costs(reference_seconds, schedules, once)
+            assert system is not None
             certify = self._sweep_seconds(runner, execution, True, reference_seconds)
-            sweep = certify if system.tail.exact else self._sweep_seconds(runner, execution, False, reference_seconds)
+            sweep = certify if system.exact else self._sweep_seconds(runner, execution, False, reference_seconds)
             windows = dict(self._window_seconds(s, reference_seconds) for s in schedules if s.windows)
         return Costs(reference_seconds / system.blocks, sweep, certify, once, tuple(sorted(windows.items())))
+
+    def _recurrence_costs(self, reference_seconds: float, schedules: Sequence[Schedule], once: float) -> Costs:
+        """A sweep costs what its window has: seconds at the widths that the schedules have, and of a whole sweep."""
+        blocks = self._blocks
+        levels = self.plan.system.levels if isinstance(self.plan.system, Chain) else ()
+        widths = {s.ahead(0, blocks, levels): s for s in schedules} | {blocks: Schedule(Method.JACOBI)}
+        seconds: dict[int, float] = {}
+        for width, schedule in sorted(widths.items()):
+            runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
+            execution = self._begin(runner, self.live.weights())
+            seconds[width] = self._sweep_seconds(runner, execution, True, reference_seconds)
+            if width == blocks and runner.recurrent is not None:
+                prepare, env = runner.recurrent.prepare, execution.env
+                once += _median_seconds(lambda: prepare(env), self.device)  # noqa: B023 - called at once
+        return Costs(reference_seconds / blocks, seconds[blocks], seconds[blocks], once, tuple(sorted(seconds.items())))
+
+    @property
+    def _blocks(self) -> int:
+        assert self.plan.system is not None
+        return self.plan.system.blocks
 
     def _window_seconds(self, schedule: Schedule, reference_seconds: float) -> tuple[int, float]:
         """Blocks and seconds of a windowed sweep in the middle of the array."""
         runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
         assert runner.system is not None
-        execution = runner.begin(self.arguments, self.live.weights())
+        execution = self._begin(runner, self.live.weights())
         solve = runner.solver(execution)
         state = runner.system.start_from(execution.init[0])
         middle = 0 if schedule.method is Method.JACOBI else runner.system.blocks // 2
@@ -104,9 +145,10 @@ class _Trial:
     def _sweep_seconds(self, runner: Runner, execution: Execution, exact: bool, reference_seconds: float) -> float:
         """The median of a few sweeps over the whole array; a sweep that raises or fails a premise ends the look."""
         solve = runner.solver(replace(execution, record=RunRecord("", 0)))
-        assert runner.system is not None
-        state = runner.system.start_from(execution.init[0])
+        init = execution.init if runner.system is None else execution.init[0]
+        state = solve.system.start_from(init)
         try:
+            solve.env = solve.system.prepare(solve.env)
             solve.sweep(state, exact)  # not counted: first call
             return _median_seconds(lambda: _restart(solve).sweep(state, exact), self.device)
         except Exception:  # speculation on states that never occur: priced such that no sweep is started here
@@ -125,6 +167,8 @@ class _Trial:
                 ok = ok and all(same_bits(a, b) for a, b in zip(results, expected, strict=True))
             if best is None or seconds < best[0]:
                 best = (seconds, record)
+            if isinstance(self.plan.system, Recurrence) and 2 * record.certified < record.blocks:
+                break  # far from the end: once is enough to know
         assert best is not None
         seconds, record = best
         if record.ending is not Ending.SWEEPS:
@@ -137,10 +181,10 @@ class _Trial:
         weights = self.live.weights()
         with torch.no_grad():
             started = _now(self.device)
-            execution = runner.begin(self.arguments, weights)
+            execution = self._begin(runner, weights)
             runner.broken_patterns(execution)
             solution = runner.sweep(execution)
-            results = runner.results(execution, (solution.state,))
+            results = runner.so_far(execution, solution)
             return _now(self.device) - started, execution.record, results
 
 
@@ -156,7 +200,8 @@ def _note(record: RunRecord, ok: bool, speedup: float) -> str:
         return "its certified bits are not the reference's"
     if record.ending is not Ending.SWEEPS:
         return f"stopped at block {record.certified} of {record.blocks}: {record.ending.name.lower()}"
-    return f"{speedup:.1f}x the reference's speed"
+    speed = f"{speedup:.1f}x the reference's speed"
+    return f"{record.detail}, {speed}" if record.detail else speed
 
 
 def _now(device: torch.device) -> float:

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .capture import Captured, Checkpoint, Replay
+from .capture import Captured, Replay
 from .errors import CaptureError
+from .program import Chain
 from .proof import Proof, Refusal
 from .runtime.equality import compare, same_bits
 from .runtime.premises import below, really_finite
-from .runtime.runner import Execution, Runner
+from .runtime.runner import Runner
 from .runtime.system import System, by_levels
 
 
@@ -28,22 +29,15 @@ def confirm(runner: Runner, captured: Captured, weights: Mapping[str, Tensor]) -
 
 
 def _confirm_replay(runner: Runner, replay: Replay, weights: Mapping[str, Tensor], which: str) -> None:
-    execution = runner.begin(replay.arguments, weights)
+    execution = runner.begin(replay.arguments, weights, replay.generators)
     _same(execution.init, replay.init, f"the state before the loop, on {which}")
     for checkpoint in replay.checkpoints:
-        after = _step(runner, execution, checkpoint)
+        after = runner.one_step(execution, checkpoint.before, checkpoint.position)
         _same(after, checkpoint.after, f"the state after step {checkpoint.position} of the loop, on {which}")
-    _same(runner.results(execution, replay.final), replay.results, f"the result, on {which}")
-
-
-def _step(runner: Runner, execution: Execution, checkpoint: Checkpoint) -> Sequence[Tensor]:
-    if runner.system is not None:
-        state = runner.system.start_from(checkpoint.before[0])
-        runner.system.step(execution.env, state, checkpoint.position)
-        return (state,)
-    names = [value.name for value in runner.program.loop.carry]  # type: ignore[union-attr]
-    env = {**execution.env, **dict(zip(names, checkpoint.before, strict=True))}
-    return runner.body_step(env, checkpoint.position)
+    final = (*replay.final, *replay.left)
+    if (runner.program.loop.collected and not replay.left) or isinstance(runner.program.loop, Chain):
+        final = runner.finish(execution)
+    _same(runner.results(execution, final), replay.results, f"the result, on {which}")
 
 
 def _same(got: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
@@ -52,7 +46,8 @@ def _same(got: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
             difference = compare(output, a, b) if a.shape == b.shape and a.dtype == b.dtype else f"{a.shape}, {b.shape}"
             raise CaptureError(
                 f"the captured program does not reproduce {what}: {difference}\n"
-                "  the function is not deterministic, or depends on something besides its arguments"
+                "  the function is not deterministic, or depends on something besides its arguments: call it twice and "
+                "compare, with torch.use_deterministic_algorithms(True)"
             )
 
 
@@ -67,7 +62,7 @@ def interference(runner: Runner, captured: Captured, proof: Proof, weights: Mapp
     if proof.wave is not None:  # a sweep by levels rests on more: steps before it in the loop may be after it here
         orders.append((by_levels(runner.system, proof.wave), proof.wave.proof))
     with torch.no_grad():
-        execution = runner.begin(replay.arguments, weights)
+        execution = runner.begin(replay.arguments, weights, replay.generators)
         found = (_interference_in(system, known, execution.env, replay.final[0]) for system, known in orders)
         return next((refusal for refusal in found if refusal is not None), None)
 
@@ -75,7 +70,7 @@ def interference(runner: Runner, captured: Captured, proof: Proof, weights: Mapp
 def _interference_in(system: System, proof: Proof, env: Mapping[str, Tensor], final: Tensor) -> Refusal | None:
     """The same, for blocks in the order of ``system``."""
     expected = system.evaluate(env, final)
-    if not _holds(system, expected, final):
+    if not _holds(system, env, expected, final):
         return None
     for front in _fronts(system.blocks):
         for filling in _fillings(final):
@@ -87,7 +82,7 @@ def _interference_in(system: System, proof: Proof, env: Mapping[str, Tensor], fi
                 raise
             except Exception:  # the user's operators, on values that never occur: nothing to compare
                 continue
-            if not _holds(system, got, state):
+            if not _holds(system, env, got, state):
                 continue  # a premise fails: a sweep would certify nothing either
             name = _disturbed(got, expected, proof, front)
             if name is not None:
@@ -107,8 +102,8 @@ def _fronts(blocks: int) -> list[int]:
     return list(range(blocks)) if blocks <= FRONTS else [quarter * blocks // 4 for quarter in range(4)]
 
 
-def _holds(system: System, values: Mapping[str, Tensor], state: Tensor) -> bool:
-    everything = {**values, system.loop.carry.name: state}
+def _holds(system: System, env: Mapping[str, Tensor], values: Mapping[str, Tensor], state: Tensor) -> bool:
+    everything = {**env, **values, system.loop.carry.name: state}
     return really_finite(everything[name] for name in system.finite) and below(everything, system.bounds)
 
 

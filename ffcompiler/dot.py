@@ -9,7 +9,7 @@ import graphviz
 
 from .graph import Graph
 from .plan import Plan
-from .program import ArrayLoop, Program, Recurrence, RepeatedMap
+from .program import ArrayLoop, Chain, Program, Recurrence, RepeatedMap
 
 
 def dot(plan: Plan) -> str:
@@ -37,6 +37,8 @@ def _graphs(program: Program) -> list[tuple[str, Graph]]:
             inner = [("invariant", loop.invariant), ("ahead", loop.ahead), ("body", loop.body)]
         case RepeatedMap() as loop:
             inner = [("invariant", loop.invariant), ("body", loop.body)]
+        case Chain() as loop:
+            inner = [(f"block{k}", graph) for k, graph in enumerate(loop.graphs)]
         case loop:
             inner = [("body", loop.body)]
     return [("prologue", program.prologue), *inner, ("epilogue", program.epilogue)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,7 +19,10 @@ from .plan import (
     ZeroPattern,
     key_text,
 )
+from .program import Chain, Recurrence, RepeatedMap
 from .proof import NO_PROOF, Proof
+from .runtime.cells import spelled_out
+from .stages import chain_changes, chain_lines
 from .summary import Dependence, dependence
 
 
@@ -93,6 +97,12 @@ def _why(plan: Plan) -> list[str]:
     lines = [] if plan.refusal is None else [plan.refusal]
     lines += [plan.why] if plan.why else []
     lines += _of_windows(plan)
+    if isinstance(plan.system, RepeatedMap):
+        lines.append(_of_repetition(plan, plan.system))
+    if isinstance(plan.system, Recurrence):
+        lines.append(_of_recurrence(spelled_out(plan.system)))
+    if isinstance(plan.system, Chain):
+        lines += chain_lines(plan, plan.system)
     if plan.array is not None and plan.refusal is None:
         loop = plan.array
         lines.append(
@@ -100,6 +110,23 @@ def _why(plan: Plan) -> list[str]:
             f"between steps, {len(loop.tail.nodes)} belong to one position, {len(loop.invariant.nodes)} run once"
         )
     return lines
+
+
+def _of_recurrence(loop: Recurrence) -> str:
+    """What is carried, and what is taken out of the loop."""
+    size = sum(math.prod(value.type.shape) for value in loop.carry)
+    tensors = f"{len(loop.carry)} tensors" if len(loop.carry) > 1 else "one tensor"
+    work = f"{len(loop.body.nodes)} operators in every sweep"
+    ahead = f"{len(loop.ahead.nodes)} for all steps at once, ahead of the loop"
+    return f"{loop.blocks} steps carry {size} elements in {tensors}: {work}, {ahead}, {len(loop.invariant.nodes)} once"
+
+
+def _of_repetition(plan: Plan, loop: RepeatedMap) -> str:
+    """What is known of a map that is repeated."""
+    tried = next((c for c in plan.candidates if c.schedule == Schedule(Method.JACOBI)), None)
+    found = "" if tried is None else f"; on the example inputs: {tried.note}"
+    work = f"{len(loop.body.nodes)} operators in every step, {len(loop.invariant.nodes)} once"
+    return f"every step is the same map of the whole state, {loop.blocks} times ({work}){found}"
 
 
 def _of_windows(plan: Plan) -> list[str]:
@@ -142,6 +169,10 @@ def _premises(plan: Plan) -> list[str]:
     unsigned = [weights.get(p.value, key_text(p.value)) for p in plan.premises if isinstance(p, NoNegativeZero)]
     if unsigned:
         lines.append(f"{', '.join(unsigned)}: no entry is -0, and stays so (it would show the sign of 0 times x)")
+    if isinstance(plan.system, RepeatedMap):
+        return [*lines, "a kernel gives the same bits for the same bits in the same layout"]
+    if isinstance(plan.system, Chain):  # each block by its own calls: nothing else is assumed
+        return lines
     if plan.schedule.method is not Method.SEQUENTIAL and isinstance(plan.equality, Bits):
         lines.append(
             "a kernel rounds a position alike whatever stands at positions it does not depend on (tested here)"
@@ -154,9 +185,13 @@ def _changes(plan: Plan) -> list[str]:
         return ["what stands above under why, in the function's code"]
     if plan.refusal is not None:
         return ["what stands above under why: the masks, the order of positions, or the form of the loop"]
+    if isinstance(plan.system, Chain) and plan.schedule.method is Method.SEQUENTIAL:
+        return chain_changes(plan)
     if plan.schedule.method is Method.SEQUENTIAL:
         changes = ["a larger array, or steps that cost more: sweeps pay when one sweep costs much less than all steps"]
         return changes + (["a tolerance: sweeps stop earlier"] if isinstance(plan.equality, Bits) else [])
+    if isinstance(plan.system, RepeatedMap):
+        return ["inputs on which the state repeats later or never: then all steps are made, at the cost of the loop"]
     return [
         "inputs on which the iteration needs more sweeps; the guard then hands the rest to the reference",
         "another batch size or device: compile for it, the costs are measured there",

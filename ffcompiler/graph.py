@@ -57,6 +57,12 @@ class Ref:
         """Its name in an environment, where each result of a node that has several stands by itself: ``b3.0``."""
         return self.name if self.output is None else f"{self.name}.{self.output}"
 
+    @staticmethod
+    def of(key: str) -> Ref:
+        """The value that stands under ``key`` in an environment."""
+        name, _, output = key.partition(".")
+        return Ref(name, int(output) if output else None)
+
     def __str__(self) -> str:
         return self.name if self.output is None else f"{self.name}[{self.output}]"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,15 +14,9 @@ from .capture import Captured, look
 from .capture.surroundings import View
 from .graph import TensorType
 from .loops import Resume, TimedSteps, drive_loops
+from .modes import Ambient, ambient, ambient_change
 from .program import Weight
-
-
-def modes() -> dict[str, str]:
-    """The process-wide settings that decide which calls a function makes."""
-    return {
-        "autocast": f"{torch.is_autocast_enabled('cpu')}, {torch.is_autocast_enabled('cuda')}",
-        "default dtype": str(torch.get_default_dtype()),
-    }
+from .runtime.equality import same_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +25,10 @@ class Live:
 
     function: Callable[..., Any]
     captured: Captured
-    modes: Mapping[str, str] = field(init=False)
+    modes: Ambient = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "modes", modes())
+        object.__setattr__(self, "modes", ambient())
 
     def reference(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the function gives, without gradients."""
@@ -41,13 +36,13 @@ class Live:
             return self.function(*args, **kwargs)
 
     def estimated_seconds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], budget: float) -> float:
-        """How long all steps would take, from those that fit into ``budget`` seconds."""
-        steps = TimedSteps(budget)
+        """How long all steps would take, from those that fit into ``budget`` seconds; a plain loop is run whole."""
+        steps, started = TimedSteps(budget), time.perf_counter()
         with torch.no_grad(), drive_loops(steps):
             self.function(*args, **kwargs)
-        return steps.whole
+        return steps.whole or time.perf_counter() - started
 
-    def resume(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], done: int, state: Tensor) -> Any:
+    def resume(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], done: int, state: tuple[Tensor, ...]) -> Any:
         """What the function gives if its loop's first ``done`` steps have already led to ``state``."""
         start = self.captured.program.loop.lo + done
         with torch.no_grad(), drive_loops(Resume(start, state, self.captured.in_place)):
@@ -74,14 +69,11 @@ class Live:
         view = look(self.function)
         stale = view.changes(self.captured.others)
         if stale is None:
-            stale = next(
-                (
-                    f"{what} was {self.modes[what]}, is {now}"
-                    for what, now in modes().items()
-                    if now != self.modes[what]
-                ),
-                None,
-            )
+            stale = ambient_change(self.modes, ambient())
+        if stale is None:
+            folded = self.captured.folded.items()
+            changed = [path for path, was in folded if not _as_it_was(view.tensors.get(path), was)]
+            stale = f"{changed[0]} has changed, and its values are numbers in the program" if changed else None
         if stale is None:
             stale = next(filter(None, (self._fault(w, view, device) for w in self.captured.program.weights)), None)
         return ({} if stale is not None else self.captured.weights(view)), stale
@@ -99,3 +91,7 @@ class Live:
         if kind != weight.type:
             return f"{weight.path} was {weight.type} and is {kind}"
         return f"{weight.path} is on {now.device}; the plan is for {device}" if now.device.type != device else None
+
+
+def _as_it_was(now: Tensor | None, was: Tensor) -> bool:
+    return now is not None and now.shape == was.shape and now.dtype == was.dtype and same_bits(now, was)

@@ -112,7 +112,8 @@ _TABLE = [
         max_pool2d.default max_pool2d_with_indices.default max_pool3d_with_indices.default avg_pool3d.default
         _adaptive_avg_pool2d.default upsample_nearest1d.default upsample_nearest1d.vec upsample_nearest3d.default
         upsample_nearest3d.vec _upsample_nearest_exact1d.default _upsample_nearest_exact2d.default
-        _upsample_nearest_exact3d.default""",
+        _upsample_nearest_exact3d.default gru_cell.default lstm_cell.default rnn_tanh_cell.default
+        rnn_relu_cell.default""",
         Failure.RAISES,
     ),
     *_ops(Numerics.REDUCE, "scatter_add.default index_add.default", Failure.RAISES, ("cuda",)),

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from .layout import columns, comment, item, one_line, section
-from .program import ArrayLoop, Loop, Program, System
+from .program import ArrayLoop, Chain, Loop, Program, System
 
 # ---------------------------------------------------------------------------------------------------- schedules
 
@@ -22,6 +22,7 @@ class Method(Enum):
     GAUSS_SEIDEL = "gauss-seidel"  # one block at a time, from the graph
     JACOBI = "jacobi"  # all blocks at once
     GS_JACOBI = "gs-jacobi"  # groups of `block` in order, Jacobi inside a group
+    JACOBI_GS = "jacobi-gs"  # all groups of `block` at once, in order inside a group
     SLIDING = "sliding"  # the `block` blocks after the front
     WAVEFRONT = "wavefront"  # one level after the other: blocks that depend on none of each other
 
@@ -45,7 +46,7 @@ class Schedule:
         match self.method, self.block:
             case ((Method.GAUSS_SEIDEL | Method.SEQUENTIAL), _):
                 return front + 1
-            case Method.JACOBI, _:
+            case (Method.JACOBI | Method.JACOBI_GS), _:
                 return blocks
             case Method.GS_JACOBI, int(b):
                 return min((front // b + 1) * b, blocks)
@@ -234,7 +235,7 @@ class Plan:
     def system(self) -> System | None:
         """The triangular system that sweeps can solve, if there is one."""
         loop = self.program.loop if self.program else None
-        return None if isinstance(loop, Loop) else loop
+        return None if isinstance(loop, Loop) or (isinstance(loop, Chain) and not loop.graphs) else loop
 
     @property
     def array(self) -> ArrayLoop | None:

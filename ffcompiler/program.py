@@ -13,6 +13,7 @@
                                 ahead      depends on the step, not on the state: all steps at once, once per call
                                 body       the rest: the next state from the last one
                  RepeatedMap  the same map of the whole state in every step, split into invariant and body
+                 Chain        no loop: blocks that are graphs of their own, each on values of earlier ones
       epilogue   Graph, run once: from the last state to the results
 
 All graphs of a program share one name space, so the environment of a run is a dictionary from name to tensor.
@@ -52,7 +53,10 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One leaf of the arguments or results: a tensor (``type``) or a constant (``constant``, as ``repr`` text)."""
+    """One leaf of the arguments or results: a tensor (``type``) or a constant (``constant``, as ``repr`` text).
+
+    ``name`` is the key of the value in an environment: of one result of an operator that has several, ``e2.0``.
+    """
 
     path: str
     name: str | None
@@ -63,7 +67,8 @@ class Leaf:
         """``x: float32[100, 784]  # args[0]`` for a tensor, ``_ = '3'  # args[1]`` for the constant 3."""
         type_ = "" if self.type is None else f": {self.type}"
         constant = "" if self.constant is None else f" = {self.constant!r}"
-        return f"{self.name or '_'}{type_}{constant}{comment(self.path)}"
+        name, dot, output = (self.name or "_").partition(".")
+        return f"{name}{f'[{output}]' if dot else ''}{type_}{constant}{comment(self.path)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +293,86 @@ class ArrayLoop:
         return "\n\n".join([head, *graphs])
 
 
-System: TypeAlias = ArrayLoop | Recurrence | RepeatedMap
-"""The triangular systems: loops that sweeps can solve."""
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A triangular system of unlike blocks: ``graphs[k]`` computes the values of block ``k`` from those of earlier ones.
+
+    The blocks stand in order of depth: those of one level read none of each other. ``families[k]``: blocks of the same
+    operators, up to weights and shapes, have the same number. ``joints``: the blocks that lead from one stage of the
+    chain to the next. A chain without blocks is that of a function whose graph is not cut: all of it is the epilogue.
+    """
+
+    graphs: tuple[Graph, ...] = ()
+    families: tuple[int, ...] = ()
+    joints: tuple[int, ...] = ()
+
+    @property
+    def blocks(self) -> int:
+        return len(self.graphs)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """For each block how many come before it on the longest way to it."""
+        made: dict[str, int] = {}  # by value: the depth of its block
+        found = []
+        for graph in self.graphs:
+            found.append(max((made[value.name] + 1 for value in graph.inputs if value.name in made), default=0))
+            made |= {node.name: found[-1] for node in graph.nodes}
+        return tuple(found)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Where each level ends."""
+        depths = self.depths
+        return tuple(k + 1 for k, depth in enumerate(depths) if depths[k + 1 : k + 2] != (depth,))
+
+    @property
+    def left(self) -> tuple[Ref, ...]:
+        """The values of all blocks."""
+        return tuple(ref for graph in self.graphs for ref in graph.outputs)
+
+    @property
+    def lo(self) -> int:
+        """The first block."""
+        return 0
+
+    @property
+    def hi(self) -> int:
+        return len(self.graphs)
+
+    @property
+    def tables(self) -> Tables:
+        """None: a block has its numbers in its own graph."""
+        return ()
+
+    @property
+    def carry(self) -> tuple[Value, ...]:
+        """Nothing is carried: a block reads the values of any before it."""
+        return ()
+
+    @property
+    def init(self) -> tuple[Ref, ...]:
+        """None, since nothing is carried."""
+        return ()
+
+    @property
+    def inputs(self) -> tuple[PerStep, ...]:
+        """None: blocks read what they need."""
+        return ()
+
+    @property
+    def collected(self) -> tuple[Value, ...]:
+        """None: the values of blocks stay where they are."""
+        return ()
+
+    def __str__(self) -> str:
+        lines = [f"families = {table_text(self.families)}", f"joints = {table_text(self.joints)}"]
+        graphs = [graph.text(f"block{k}") for k, graph in enumerate(self.graphs)]
+        return "\n\n".join([section("chain", lines), *graphs])
+
+
+System: TypeAlias = ArrayLoop | Recurrence | RepeatedMap | Chain
+"""The triangular systems: what sweeps can solve."""
 AnyLoop: TypeAlias = Loop | System
 
 

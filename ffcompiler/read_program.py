@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from .graph import Graph, Ref, Value
 from .layout import Table, each, progression
@@ -10,6 +11,7 @@ from .program import (
     AnyLoop,
     ArrayLoop,
     Axis,
+    Chain,
     Draw,
     DrawPlace,
     Leaf,
@@ -41,7 +43,14 @@ from .syntax import (
 
 MAX_TABLE = 10_000_000  # entries that a shortened table may expand to
 _LOOPS = {"loop", "array_loop", "recurrence", "repeated_map", "invariant", "shared", "tail", "ahead", "body"}
-SECTIONS = frozenset({"arguments", "weights", "draws", "prologue", "overwrites", *_LOOPS, "epilogue", "results"})
+SECTIONS = frozenset(
+    {"arguments", "weights", "draws", "prologue", "overwrites", *_LOOPS, "chain", "epilogue", "results"}
+)
+
+
+def is_block(key: str) -> bool:
+    """Whether a section is one of a chain's blocks."""
+    return re.fullmatch(r"block(0|[1-9]\d{0,6})", key) is not None
 
 
 def read_program(sections: Sections) -> Program:
@@ -85,6 +94,12 @@ def _leaf(tree: ast.stmt, path: str) -> list[Leaf]:
             return [Leaf(path, _name(name), None)]
         case ast.AnnAssign(target=ast.Name(id=name), annotation=type_, value=value):
             return [Leaf(path, _name(name), tensor_type(type_), None if value is None else string(value))]
+        case ast.AnnAssign(
+            target=ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=int(output))),
+            annotation=type_,
+            value=None,
+        ):
+            return [Leaf(path, f"{name}.{output}", tensor_type(type_))]
         case ast.Assign(targets=[ast.Name(id="tree") | ast.Subscript(value=ast.Name(id="modes"))]):
             return []
         case ast.Assign(targets=[ast.Name(id=name)], value=value):
@@ -150,9 +165,34 @@ def _loop(sections: Sections) -> AnyLoop:
         lo, hi, _, carry, init, tree = _head(sections["repeated_map"])
         invariant, body = graphs("invariant", "body")
         return RepeatedMap(lo, hi, carry, init, tree, invariant, body)
+    if "chain" in sections:
+        return _chain(sections["chain"], graphs(*_blocks(sections)))
     section = needed(sections, "loop")
     (body,) = graphs("body")
     return Loop(*_head(section), body, *_besides(section))
+
+
+def _blocks(sections: Sections) -> list[str]:
+    """The sections of a chain's blocks, in order from 0 on."""
+    return [f"block{k}" for k in range(sum(map(is_block, sections)))]
+
+
+def _chain(section: Section, graphs: list[Graph]) -> Chain:
+    found: dict[str, tuple[int, ...]] = {}
+    for tree in section.statements:
+        match tree:
+            case ast.Assign(targets=[ast.Name(id=("families" | "joints") as name)], value=value):
+                found[name] = _whole(value)
+    if found.keys() != {"families", "joints"}:
+        raise Unreadable("a chain has a line families = ... and a line joints = ...", section.line)
+    return Chain(tuple(graphs), found["families"], found["joints"])
+
+
+def _whole(tree: ast.expr) -> tuple[int, ...]:
+    numbers = _table(tree)
+    if not all(isinstance(number, int) for number in numbers):
+        raise Unreadable("expected whole numbers", tree)
+    return tuple(map(int, numbers))
 
 
 def _head(section: Section) -> tuple[int, int, tuple[Table, ...], tuple[Value, ...], tuple[Ref, ...], str]:

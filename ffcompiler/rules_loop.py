@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 
 from .graph import Ref, Step, TensorType
 from .ops import DRAWS
-from .program import ArrayLoop, Axis, DrawPlace, Program
+from .program import ArrayLoop, Axis, Chain, DrawPlace, Program
 from .rules_graph import atoms
 from .scopes import Fault, Scope, Subject, before_loop, carried_values, first_values, stacked, type_of
 
@@ -55,8 +55,10 @@ def draws_read_no_tensor(subject: Subject) -> Faults:
         node = draw.node
         if node.op not in DRAWS:
             yield Fault(f"{node.op[:100]!a} of {node.name!a} is no admitted draw", "see docs/ops.md")
-        if any(isinstance(arg, Ref | Step) for arg in atoms(node)) or len(node.types) != 1 or node.types[0] is None:
-            yield Fault(f"the draw {node.name!a} reads a value", "draw from constants alone, one result")
+        if any(type(arg) not in {int, float} for arg in (*node.args, *node.kwargs)) or node.types[1:] != ():
+            yield Fault(f"the draw {node.name!a} is given more than numbers", "draw by numbers alone, one result")
+        if node.types[:1] in ((), (None,)):
+            yield Fault(f"the draw {node.name!a} has no result", "draw one tensor")
 
 
 # ---------------------------------------------------------------------------------------------------- the carry
@@ -219,3 +221,38 @@ def tail_gives_the_written_part(subject: Subject) -> Faults:
         if len(types) != 1 or not _alike(types[0], expected):
             what = f"the tail returns {', '.join(map(str, types))} for a region of shape {shape}"
             yield Fault(what, f"return one value: {expected.dtype}, the shape of the region", scope)
+
+
+# ---------------------------------------------------------------------------------------------------- chains
+
+
+def blocks_hand_on_their_own_values(subject: Subject) -> Faults:
+    """Every block of a chain hands on at least one value, each its own, once; blocks stand in order of depth."""
+    chain = subject.program.loop if subject.program else None
+    if not isinstance(chain, Chain):
+        return
+    for scope in subject.scopes[1:-1]:
+        own, outputs = {node.name for node in scope.graph.nodes}, scope.graph.outputs
+        if not outputs or len(set(outputs)) != len(outputs) or not own >= {ref.name for ref in outputs}:
+            yield Fault(f"{scope.name} hands on {', '.join(map(str, outputs))}", "hand on values of the block", scope)
+    depths = chain.depths
+    for k, (depth, after) in enumerate(pairwise(depths)):
+        if after < depth:
+            yield Fault(f"block {k + 1} has depth {after} and stands after one of depth {depth}", "sort the blocks")
+
+
+def blocks_have_families(subject: Subject) -> Faults:
+    """Every block of a chain has a family, numbered from 0 on as they appear; joints are blocks, in order."""
+    chain = subject.program.loop if subject.program else None
+    if not isinstance(chain, Chain):
+        return
+    if len(chain.families) != chain.blocks or _first_seen(chain.families) != chain.families:
+        yield Fault(f"the families of {chain.blocks} blocks are {chain.families}", "number them as they appear")
+    if list(chain.joints) != sorted(set(chain.joints)) or not set(chain.joints) <= set(range(chain.blocks)):
+        yield Fault(f"the joints among {chain.blocks} blocks are {chain.joints}", "name blocks, ascending")
+
+
+def _first_seen(families: tuple[int, ...]) -> tuple[int, ...]:
+    """The families renumbered in the order in which they appear."""
+    numbers: dict[int, int] = {}
+    return tuple(numbers.setdefault(family, len(numbers)) for family in families)

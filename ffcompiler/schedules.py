@@ -7,7 +7,7 @@ import re
 from .errors import ScheduleError
 from .plan import Method, Schedule
 
-_WITH_BLOCK = (Method.GS_JACOBI, Method.SLIDING)
+_WITH_BLOCK = (Method.GS_JACOBI, Method.JACOBI_GS, Method.SLIDING)
 _NAME = re.compile(r"([a-z-]+)(?:\((\d+)\))?(\+windows)?")
 
 
@@ -33,6 +33,21 @@ def parse_schedule(name: str) -> Schedule | None:
 def _known() -> str:
     names = ", ".join(f"{m.value}(BLOCKS)" if m in _WITH_BLOCK else m.value for m in Method)
     return f"{names}; and each but sequential with +windows"
+
+
+def candidates_for_recurrence(blocks: int) -> tuple[Schedule, ...]:
+    """Those for a recurrence: its sweeps cost what their window has, and a window must be as long as its memory."""
+    sizes = [-(-blocks // parts) for parts in (4, 16, 64) if blocks >= 8 * parts]
+    sliding = [Schedule(Method.SLIDING, size) for size in sizes]
+    groups = [Schedule(Method.GS_JACOBI, size) for size in sizes]
+    return (Schedule(Method.JACOBI), *sliding, *groups)
+
+
+def candidates_for_chain(blocks: int, levels: int) -> tuple[Schedule, ...]:
+    """Those for a chain of unlike blocks: its sweeps cost what the blocks in their window do."""
+    groups = [Schedule(Method.JACOBI_GS, -(-blocks // parts)) for parts in (2, 8) if blocks >= 2 * parts]
+    waves = [Schedule(Method.WAVEFRONT)] if levels < blocks else []
+    return (Schedule(Method.JACOBI), *groups, *waves)
 
 
 CACHED = Schedule(Method.GAUSS_SEIDEL, windows=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .graph import Graph, Node, Ref, TensorType, Value, contiguous
 from .layout import printable
 from .plan import Plan
-from .program import AnyLoop, ArrayLoop, Draw, DrawPlace, Loop, Program, Recurrence, RepeatedMap
+from .program import AnyLoop, ArrayLoop, Chain, Draw, DrawPlace, Loop, Program, Recurrence, RepeatedMap
 
 Types = tuple[TensorType | None, ...]  # of the results of one value
 Environment = Mapping[str, Types]
@@ -111,8 +111,16 @@ def handed(loop: AnyLoop) -> Environment:
     return {given.value.name: (given.value.type,) for given in loop.inputs}
 
 
+def handed_on(graph: Graph) -> Environment:
+    """The values of a block that others may read."""
+    own, names = results(graph), {ref.name for ref in graph.outputs}
+    return {name: types for name, types in own.items() if name in names}
+
+
 def left(loop: AnyLoop) -> Environment:
-    """What the loop leaves behind: its final carry, and what its steps collected."""
+    """What the loop leaves behind: its final carry, and what its steps collected; of a chain, the blocks' values."""
+    if isinstance(loop, Chain):
+        return {name: types for graph in loop.graphs for name, types in handed_on(graph).items()}
     return {**carried(loop), **{value.name: (value.type,) for value in loop.collected}}
 
 
@@ -126,6 +134,11 @@ def scopes(program: Program) -> tuple[Scope, ...]:
     first = Scope("prologue", program.prologue, given(program))
     last = Scope("epilogue", program.epilogue, after_loop(program))
     return (first, *_loop_scopes(program.loop, before_loop(program)), last)
+
+
+def loop_scopes(program: Program) -> tuple[Scope, ...]:
+    """The graphs of the loop, in order."""
+    return _loop_scopes(program.loop, before_loop(program))
 
 
 def _loop_scopes(loop: AnyLoop, before: Environment) -> tuple[Scope, ...]:
@@ -150,6 +163,16 @@ def _loop_scopes(loop: AnyLoop, before: Environment) -> tuple[Scope, ...]:
         case RepeatedMap():
             body = {**before, **results(loop.invariant), **carried(loop)}
             return (Scope("invariant", loop.invariant, before), Scope("body", loop.body, body))
+        case Chain():
+            return tuple(_block_scopes(loop, before))
+
+
+def _block_scopes(chain: Chain, before: Environment) -> Iterator[Scope]:
+    """One for each block: it sees what those before it hand on."""
+    seen = dict(before)
+    for k, graph in enumerate(chain.graphs):
+        yield Scope(f"block{k}", graph, seen)
+        seen = {**seen, **handed_on(graph)}
 
 
 def result_type(types: Types, output: int | None) -> TensorType | None:

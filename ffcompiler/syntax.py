@@ -63,7 +63,7 @@ def split(text: str) -> Sections:
     starts = [i for i, line in enumerate(lines) if line and line[0] != " "]
     sections: dict[str, Section] = {}
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        title = re.match(r"(?:def )?([a-z_]+)", lines[start])
+        title = re.match(r"(?:def )?([a-z_]+[0-9]*)", lines[start])
         if title is None or title[1] in sections or any(line.strip() for line in lines[: starts[0]]):
             raise Unreadable("expected a section that is not there yet", start + 1)
         body = tuple(lines[start:end])

@@ -22,6 +22,7 @@ from .plan import (
     Equality,
     Finite,
     Method,
+    NoNegativeZero,
     Plan,
     Premise,
     Schedule,
@@ -29,7 +30,7 @@ from .plan import (
     Unchanged,
     ZeroPattern,
 )
-from .read_program import SECTIONS, read_program
+from .read_program import SECTIONS, is_block, read_program
 from .syntax import (
     Section,
     Sections,
@@ -40,10 +41,10 @@ from .syntax import (
     keywords,
     needed,
     number,
+    reference,
     split,
     string,
     unquoted,
-    word,
 )
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ def parse(text: str) -> Plan:
 def _plan(sections: Sections) -> Plan:
     known = {*_HEAD, "candidates", "premises", *SECTIONS}
     for key, section in sections.items():
-        if key not in known:
+        if key not in known and not is_block(key):
             raise Unreadable(f"unknown section {key}", section.line)
     return Plan(
         read_program(sections) if sections.keys() & SECTIONS else None,
@@ -161,15 +162,17 @@ def _premises(section: Section) -> tuple[Premise, ...]:
 def _premise(tree: ast.stmt, source: str) -> Premise:
     match tree:
         case ast.Expr(value=ast.Call(func=ast.Name(id="finite"), args=[value, op], keywords=[])):
-            return Finite(word(value), dotted(op), source)
+            return Finite(reference(value).key, dotted(op), source)
         case ast.Expr(value=ast.Call(func=ast.Name(id="bounded"), args=[value, bound, op], keywords=[])):
-            return Bounded(word(value), number(bound), dotted(op), source)
+            return Bounded(reference(value).key, number(bound), dotted(op), source)
+        case ast.Expr(value=ast.Call(func=ast.Name(id="no_negative_zero"), args=[value, op], keywords=[])):
+            return NoNegativeZero(reference(value).key, dotted(op), source)
         case ast.Expr(value=ast.Call(func=ast.Name(id="unchanged"), args=[value]) as call):
             match keywords(call):
                 case (("sha256", sha256),):
-                    return Unchanged(word(value), string(sha256))
+                    return Unchanged(reference(value).key, string(sha256))
         case ast.Expr(value=ast.Call(func=ast.Name(id="zeros"), args=[value, zeros]) as call):
             match keywords(call):
                 case (("of", of), ("sha256", sha256)):
-                    return ZeroPattern(word(value), integer(zeros), integer(of), string(sha256))
+                    return ZeroPattern(reference(value).key, integer(zeros), integer(of), string(sha256))
     raise Unreadable("unknown premise", tree)

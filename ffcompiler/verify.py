@@ -10,7 +10,7 @@ from itertools import islice, pairwise
 from .errors import InvalidPlanError
 from .graph import Ref
 from .plan import Bits, Bounded, Finite, Method, NoNegativeZero, Plan, Premise, Schedule, Unchanged, ZeroPattern
-from .program import Leaf
+from .program import Chain, Leaf, Recurrence, RepeatedMap
 from .rules_graph import (
     arguments_are_well_formed,
     graphs_are_small_enough,
@@ -22,6 +22,8 @@ from .rules_graph import (
     types_are_possible,
 )
 from .rules_loop import (
+    blocks_hand_on_their_own_values,
+    blocks_have_families,
     body_returns_the_carry,
     carry_begins_with_its_type,
     draws_read_no_tensor,
@@ -68,7 +70,8 @@ def results_exist(subject: Subject) -> Iterator[Fault]:
         return
     environment = {**after_loop(subject.program), **results(subject.program.epilogue)}
     for leaf in subject.program.result.leaves:
-        type_ = result_type(environment.get(leaf.name or "", ()), None)
+        name, _, output = (leaf.name or "").partition(".")
+        type_ = result_type(environment.get(name, ()), int(output) if output.isdecimal() and len(output) < 5 else None)
         known = type_ and leaf.type and (type_.dtype, type_.shape) == (leaf.type.dtype, leaf.type.shape)
         if not _is_constant(leaf) and not (_is_tensor(leaf) and known):
             what = f"the result {leaf.path!a} is {str(leaf)!a}, and {leaf.name!a} is {type_}"
@@ -87,22 +90,35 @@ def _is_constant(leaf: Leaf) -> bool:
 
 
 def schedule_has_its_block(subject: Subject) -> Iterator[Fault]:
-    """GS-Jacobi and sliding have a block size of at least 1; the others have none."""
+    """GS-Jacobi, Jacobi-GS and sliding have a block size of at least 1; the others have none."""
     for schedule in (subject.plan.schedule, *(candidate.schedule for candidate in subject.plan.candidates)):
         if not _block_fits(schedule):
             yield Fault(f"the schedule {schedule} has block {schedule.block}", "e.g. jacobi, or sliding(16)")
 
 
 def _block_fits(schedule: Schedule) -> bool:
-    if schedule.method in {Method.GS_JACOBI, Method.SLIDING}:
+    if schedule.method in {Method.GS_JACOBI, Method.JACOBI_GS, Method.SLIDING}:
         return schedule.block is not None and schedule.block >= 1
     return schedule.block is None
 
 
 def schedule_has_its_system(subject: Subject) -> Iterator[Fault]:
-    """A schedule other than sequential needs an array loop."""
-    if subject.plan.schedule.method is not Method.SEQUENTIAL and subject.plan.system is None:
-        yield Fault(f"{subject.plan.schedule} is scheduled and there is no triangular system", "run it sequentially")
+    """A schedule other than sequential needs a system, and one that has the order or the windows that it asks for.
+
+    A repeated map has no blocks for any but Jacobi; only the blocks of a chain can run in order inside a sweep, which
+    leaves no residual to hold against a tolerance. The blocks of chains and recurrences are computed whole.
+    """
+    schedule, system = subject.plan.schedule, subject.plan.system
+    if schedule.method is not Method.SEQUENTIAL and system is None:
+        yield Fault(f"{schedule} is scheduled and there is no triangular system", "run it sequentially")
+    if isinstance(system, RepeatedMap) and schedule not in (Schedule(Method.SEQUENTIAL), Schedule(Method.JACOBI)):
+        yield Fault(f"{schedule} is scheduled for a repeated map", "jacobi or sequential")
+    if schedule.method is Method.JACOBI_GS and not isinstance(system, Chain):
+        yield Fault(f"{schedule} is scheduled and there is no chain of blocks", "e.g. gs-jacobi(16)")
+    if schedule.method is Method.JACOBI_GS and not isinstance(subject.plan.equality, Bits):
+        yield Fault(f"{schedule} is scheduled under {subject.plan.equality}", "jacobi, or bits")
+    if schedule.windows and isinstance(system, Chain | Recurrence):
+        yield Fault(f"{schedule} is scheduled and there is no array", "the same without windows")
 
 
 def refused_plans_are_sequential(subject: Subject) -> Iterator[Fault]:
@@ -206,6 +222,8 @@ RULES: tuple[Rule, ...] = (
     write_stays_inside,
     positions_are_written_once,
     tail_gives_the_written_part,
+    blocks_hand_on_their_own_values,
+    blocks_have_families,
     results_exist,
     schedule_has_its_block,
     schedule_has_its_system,

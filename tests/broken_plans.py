@@ -6,11 +6,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from plans import DRAWING, MADE, MADE_LOOP, NO_PROGRAM, OVERWRITING, RECURRENCE, UNROLLED, f32, node, r
+from plans import CHAIN, DRAWING, MADE, MADE_LOOP, NO_PROGRAM, OVERWRITING, RECURRENCE, REPEATED, STRAIGHT, UNROLLED, f32, node, r
 
 from ffcompiler.graph import Graph, Ref, Step, Symbol, SymbolKind, TensorType, Value
-from ffcompiler.plan import Bounded, Candidate, Costs, Finite, Method, Plan, Schedule, Tolerance, Unchanged, ZeroPattern
-from ffcompiler.program import Axis, DrawPlace, Leaf, Loop, Overwrite, Region
+from ffcompiler.plan import (
+    Bounded,
+    Candidate,
+    Costs,
+    Finite,
+    Method,
+    NoNegativeZero,
+    Plan,
+    Schedule,
+    Tolerance,
+    Unchanged,
+    ZeroPattern,
+)
+from ffcompiler.program import Axis, Chain, DrawPlace, Leaf, Loop, Overwrite, Region
 
 MADE_PROGRAM, RNN_PROGRAM = MADE.program, RECURRENCE.program
 assert MADE_PROGRAM is not None
@@ -83,6 +95,22 @@ def stacked(plan: Plan, stack: str) -> Plan:
     assert plan.program is not None
     first, *others = plan.program.loop.inputs
     return handed(plan, inputs=(replace(first, stack=r(stack)), *others))
+
+
+def blocks(*order: int, **changes: Any) -> Plan:
+    """``CHAIN`` with its blocks in another order, or some left out, or changed otherwise."""
+    loop = CHAIN.program.loop if CHAIN.program else None
+    assert isinstance(loop, Chain)
+    graphs = tuple(loop.graphs[k] for k in order) or loop.graphs
+    return handed(CHAIN, **{"graphs": graphs, **changes})
+
+
+def block_hands_on(*names: str) -> Plan:
+    """``CHAIN`` whose third block hands on these values."""
+    loop = CHAIN.program.loop if CHAIN.program else None
+    assert isinstance(loop, Chain)
+    third = replace(loop.graphs[2], outputs=tuple(map(r, names)))
+    return blocks(graphs=(*loop.graphs[:2], third, *loop.graphs[3:]))
 
 
 UP, TWICE = tuple(range(12)), (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10)
@@ -183,6 +211,14 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("tail_gives_the_written_part", lambda: in_tail(5, types=(TensorType("float64", (4,), (1,)),))),
     ("tail_gives_the_written_part", lambda: written(Axis(1, 0, 1))),
     ("tail_gives_the_written_part", lambda: array_loop(tail=replace(MADE_LOOP.tail, outputs=()))),
+    ("references_are_available", lambda: block_hands_on("g2c")),
+    ("blocks_hand_on_their_own_values", lambda: blocks(0, 2, 1, 3, families=(0, 0, 1, 0))),
+    ("blocks_hand_on_their_own_values", lambda: block_hands_on("g2", "g2")),
+    ("blocks_hand_on_their_own_values", lambda: block_hands_on("g2", "g0")),
+    ("blocks_have_families", lambda: blocks(families=(0, 1, 0))),
+    ("blocks_have_families", lambda: blocks(families=(1, 0, 1, 1))),
+    ("blocks_have_families", lambda: blocks(joints=(4,))),
+    ("blocks_have_families", lambda: blocks(joints=(1, 1))),
     ("results_exist", lambda: _result(Leaf("out", "nowhere", f32(4, 12)))),
     ("results_exist", lambda: _result(Leaf("out", "s5", f32(4, 24)))),
     ("results_exist", lambda: _result(Leaf("out", "z1", f32(4, 11)))),
@@ -193,7 +229,15 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.JACOBI, 4))),
     ("schedule_has_its_block", lambda: replace(MADE, candidates=(Candidate(Schedule(Method.SLIDING), 1.0, 1, ""),))),
     ("schedule_has_its_system", lambda: replace(RECURRENCE, schedule=SLIDING)),
+    ("schedule_has_its_system", lambda: replace(REPEATED, schedule=SLIDING)),
+    ("schedule_has_its_system", lambda: replace(REPEATED, schedule=Schedule(Method.JACOBI, windows=True))),
+    ("schedule_has_its_system", lambda: replace(UNROLLED, schedule=Schedule(Method.JACOBI, windows=True))),
     ("schedule_has_its_system", lambda: replace(NO_PROGRAM, schedule=Schedule(Method.GAUSS_SEIDEL))),
+    ("schedule_has_its_system", lambda: replace(STRAIGHT, schedule=Schedule(Method.JACOBI))),
+    ("schedule_has_its_system", lambda: replace(MADE, schedule=Schedule(Method.JACOBI_GS, 2))),
+    ("schedule_has_its_system", lambda: replace(CHAIN, schedule=Schedule(Method.JACOBI, windows=True))),
+    ("schedule_has_its_system", lambda: replace(CHAIN, equality=Tolerance(0.0, 0.0))),
+    ("schedule_has_its_block", lambda: replace(CHAIN, schedule=Schedule(Method.JACOBI_GS))),
     ("refused_plans_are_sequential", lambda: replace(MADE, refusal="position 5 reads itself")),
     ("refused_plans_are_sequential", lambda: replace(MADE, refusal="")),
     ("equality_is_finite", lambda: replace(MADE, equality=Tolerance(-1e-6, 1e-5))),
@@ -215,6 +259,14 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("premises_name_values", lambda: replace(MADE, premises=(Bounded("s3", float("inf"), "aten.add.Tensor", ""),))),
     ("premises_name_values", lambda: replace(MADE, premises=(Bounded("nowhere", 1.0, "aten.add.Tensor", ""),))),
     ("premises_name_values", lambda: replace(MADE, premises=(Unchanged("w1", "00" * 31),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(NoNegativeZero("nowhere", "aten.addmm.default", ""),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(NoNegativeZero("s3", "aten.addmm.default", ""),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(ZeroPattern("x", 4, 5, "00" * 32),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(Finite("t3", "aten.mm.default", ""),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(Finite("s3.0", "aten.mm.default", ""),))),
+    ("premises_name_values", lambda: replace(MADE, premises=(Finite("s3.x", "aten.mm.default", ""),))),
+    ("premises_name_values", lambda: replace(_with_two_results(), premises=(Finite("s2", "aten.mm.default", ""),))),
+    ("premises_name_values", lambda: replace(_with_two_results(), premises=(Finite("s2.2", "aten.mm.default", ""),))),
     ("overwrites_are_made_from_weights", lambda: overwriting("a1", r("u1"))),
     ("overwrites_are_made_from_weights", lambda: overwriting("w2", r("u2"))),
     ("overwrites_are_made_from_weights", lambda: overwriting("w1", r("u2"))),
@@ -222,6 +274,15 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("overwrites_are_made_from_weights", lambda: overwriting("w1", r("u1"), outputs=(r("a1"), r("u2")))),
     ("overwrites_are_made_from_weights", lambda: _overwritten_by_an_argument()),
 ]
+
+
+def _with_two_results() -> Plan:
+    """``s2`` as the first of two results."""
+    first = MADE_LOOP.shared.nodes[1].type
+    nodes = list(MADE_LOOP.shared.nodes)
+    nodes[1] = replace(nodes[1], types=(first, first))
+    nodes[2] = replace(nodes[2], args=(Ref("s2", 0),))
+    return array_loop(shared=replace(MADE_LOOP.shared, nodes=tuple(nodes)))
 
 
 def overwriting(weight: str, value: Ref, **prologue: Any) -> Plan:

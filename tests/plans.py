@@ -9,6 +9,7 @@ from ffcompiler.plan import Bits, Candidate, Costs, Finite, Method, Plan, Schedu
 from ffcompiler.program import (
     ArrayLoop,
     Axis,
+    Chain,
     Draw,
     DrawPlace,
     Leaf,
@@ -268,7 +269,60 @@ REPEATED = replace(
     ),
 )
 
+_V = f32(3, HIDDEN)
+
+
+def _grown(name: str, line: int, *reads: str) -> Graph:
+    """A block that reads the values before it."""
+    wide = f32(3, len(reads) * HIDDEN)
+    nodes = (
+        node(f"{name}c", "cat.default", tuple(map(r, reads)), 1, of=wide, line=line),
+        node(name, "constant_pad_nd.default", r(f"{name}c"), (0, HIDDEN - wide.shape[1]), of=_V, line=line),
+    )
+    return Graph(tuple(Value(read, _V) for read in reads), nodes, (r(name),))
+
+
+CHAIN = replace(
+    NO_PROGRAM,
+    refusal=None,
+    schedule=Schedule(Method.JACOBI_GS, 2),
+    costs=Costs(0.25, 0.75, 0.75, 0.0, ((1, 0.25), (4, 0.75))),
+    candidates=(Candidate(Schedule(Method.JACOBI_GS, 2), 0.5, 2, "2 sweeps", 2),),
+    program=Program(
+        signature=Signature((Leaf("x", "x", _V),), "*"),
+        weights=(),
+        prologue=Graph((Value("x", _V),), (node("s0", "relu.default", r("x"), of=_V, line=40),), (r("s0"),)),
+        loop=Chain(
+            (
+                _grown("g0", 41, "s0"),
+                Graph((Value("s0", _V),), (node("g1", "exp.default", r("s0"), of=_V, line=42),), (r("g1"),)),
+                _grown("g2", 41, "s0", "g0"),
+                _grown("g3", 41, "s0", "g1", "g2"),
+            ),
+            families=(0, 1, 0, 0),
+            joints=(1,),
+        ),
+        epilogue=Graph((Value("g3", _V),), (node("z0", "tanh.default", r("g3"), of=_V, line=43),), (r("z0"),)),
+        result=Result((Leaf("out[0]", "z0", _V), Leaf("out[1]", "g1", _V)), "(*, *)"),
+    ),
+)
+assert CHAIN.program is not None
+STRAIGHT = replace(
+    CHAIN,
+    schedule=Schedule(Method.SEQUENTIAL),
+    candidates=(),
+    program=replace(
+        CHAIN.program,
+        prologue=EMPTY_GRAPH,
+        loop=Chain(),
+        epilogue=CHAIN.program.prologue,
+        result=Result((Leaf("out", "s0", _V),), "*"),
+    ),
+)
+
 ALL = {
+    "chain": CHAIN,
+    "straight": STRAIGHT,
     "drawing": DRAWING,
     "unrolled": UNROLLED,
     "repeated": REPEATED,

@@ -22,6 +22,7 @@ from rule_cases import (
     aten,
     classes,
     image,
+    seeded,
     volume,
     whole,
 )  # fmt: skip
@@ -167,4 +168,25 @@ NORMS: dict[str, Case] = {
     "normalized": lambda x: F.normalize(x, dim=1),
 }  # fmt: skip
 
-CASES: dict[str, Case] = {**ELEMENTWISE, **PRODUCTS, **CONVOLUTIONS, **MOVES, **INDEXING, **REDUCTIONS, **NORMS}
+CELL = (seeded(12, 6), seeded(12, 4), seeded(12), ROW)  # of gru: 3 gates of 4
+SHORT, SQUARE = seeded(12, 3), seeded(6, 6)
+HIDDEN, MEMORY = seeded(BATCH, 4), seeded(BATCH, 4)
+
+CELLS: dict[str, Case] = {
+    "gru cell": whole(lambda x: torch.gru_cell(x[:, :6], x[:, 8:], *CELL)),
+    "gru cell without biases": whole(lambda x: torch.gru_cell(x[:, :6], HIDDEN, *CELL[:2])),
+    "gru cell, weights from the state": whole(
+        lambda x: torch.gru_cell(HIDDEN, x[:, :4], x[:1].t() @ x[1:2, :4], CELL[1]),
+    ),
+    "lstm cell": whole(lambda x: torch.lstm_cell(x[:, :6], (x[:, 9:], x[:, 6:9]), CELL[0], SHORT, *CELL[2:])),
+    "rnn cells": whole(
+        lambda x: (
+            torch.rnn_tanh_cell(x[:, :6], x[:, 6:], SQUARE, SQUARE),
+            torch.rnn_relu_cell(x[:, :6], x[:, 6:], SQUARE, SQUARE, CELL[2][:6], ROW[:6]),
+        )
+    ),
+}
+
+CASES: dict[str, Case] = {
+    **ELEMENTWISE, **PRODUCTS, **CONVOLUTIONS, **MOVES, **INDEXING, **REDUCTIONS, **NORMS, **CELLS,
+}  # fmt: skip

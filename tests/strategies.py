@@ -16,6 +16,7 @@ from ffcompiler.plan import (
     Costs,
     Finite,
     Method,
+    NoNegativeZero,
     Plan,
     Schedule,
     Tolerance,
@@ -88,11 +89,13 @@ leaves = st.builds(Leaf, texts, st.none() | names, st.none() | types, st.none() 
     lambda leaf: leaf.name != "tree" and leaf.name != "modes"
 )
 schedules = st.builds(Schedule, st.sampled_from(Method), st.none() | longs)
+env_keys = st.builds(lambda name, output: Ref(name, output).key, names, st.none() | small)
 premises = st.one_of(
-    st.builds(Finite, names, st.sampled_from(["aten.mm.default"]), texts),
-    st.builds(Bounded, names, floats, st.sampled_from(["aten.masked_fill.Scalar"]), texts),
-    st.builds(ZeroPattern, names, longs, longs, texts),
-    st.builds(Unchanged, names, texts),
+    st.builds(Finite, env_keys, st.sampled_from(["aten.mm.default"]), texts),
+    st.builds(Bounded, env_keys, floats, st.sampled_from(["aten.masked_fill.Scalar"]), texts),
+    st.builds(ZeroPattern, env_keys, longs, longs, texts),
+    st.builds(Unchanged, env_keys, texts),
+    st.builds(NoNegativeZero, env_keys, st.sampled_from(["aten.addmm.default"]), texts),
 )
 axes = st.builds(lambda table, length: (table, length), small, st.none() | longs)
 regions = st.dictionaries(small, axes, max_size=3).map(

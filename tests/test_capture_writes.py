@@ -398,7 +398,7 @@ REFUSED: list[tuple[Write, str]] = [
     (counts_calls, "writing it again changes it once more"),
     (normalises_the_weight, "writing it again changes it once more"),
     (turns_the_weight, "writing it again changes it once more"),
-    (draws_the_weight, "draws random numbers"),
+    (draws_the_weight, "depends on random numbers"),
 ]
 
 

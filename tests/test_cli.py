@@ -305,6 +305,9 @@ def test_a_leak_compiles_to_sequential_unless_insisted(here, capsys):
     shown = text_of(capsys, main(["compile", f"{MODULE}:leaky", "--require-parallel"]), 3)
     assert "--require-parallel" in shown and not (here / "leaky.ffc").exists()
     assert "CausalityError" in text_of(capsys, main(["compile", f"{MODULE}:leaky", "--schedule", "jacobi"]), 3)
+    assert "CausalityError" in text_of(capsys, main(["compile", f"{MODULE}:leaky", "--on-unsupported", "raise"]), 3)
+    kept = ["compile", f"{MODULE}:leaky", "--schedule", "jacobi", "--on-unsupported", "sequential"]
+    assert text_of(capsys, main(kept), 0).startswith("sequential")
 
 
 def test_a_function_without_a_loop_ends_with_3_only_when_insisted(here, capsys):
@@ -385,6 +388,16 @@ def test_verify_a_function_and_an_artifact(here, capsys, artifact):
     assert "bits equal" in text_of(capsys, main(["verify", f"{MODULE}:draw", "--schedule", "jacobi"]), 0)
     document = json_of(capsys, main(["verify", "--json", str(artifact), "--input", "noise=@noise.npy"]))
     assert document["equal"] and document["differences"] == []
+
+
+def test_verify_from_many_seeds_compares_what_is_drawn(here, capsys, monkeypatch):
+    target = "ffcompiler.zoo.draws:bernoulli"
+    shown = text_of(capsys, main(["verify", target, "--seeds", "3", "--schedule", "jacobi"]), 0)
+    assert "3 seeds, 0 differences in results or in what is left of the generator" in shown
+    assert "of 384 steps by sweeps (jacobi)" in shown
+    monkeypatch.setattr("ffcompiler.compiled.same_states", lambda a, b: False)
+    document = json_of(capsys, main(["verify", "--json", target, "--seeds", "2"]), 1)
+    assert document["equal"] is False and document["differing"] == [0, 1]
 
 
 def test_verify_ends_with_1_where_bits_differ(here, capsys, artifact, monkeypatch):

@@ -175,7 +175,7 @@ def test_the_user_s_function_takes_over_from_any_certified_front(name: str) -> N
             state = runner.system.start_from(execution.init[0])
             for k in range(front):
                 runner.system.step(execution.env, state, k)
-            assert_same(compiled.live.resume(args, {}, front, state), expected)
+            assert_same(compiled.live.resume(args, {}, front, (state,)), expected)
 
 
 def by_handover(compiled: ffc.Compiled, step: float) -> None:

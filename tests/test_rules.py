@@ -101,7 +101,7 @@ def check(graph: Graph, constants: Mapping[str, Tensor], x: Tensor, layout: str)
     """How many disturbances met the premises; fails where an element changed that the rule says does not notice."""
     latest = LAYOUTS[layout]
     it = interpret(graph, constants, latest)
-    call = graph_call(graph, x.device, [Ref(p) for p in (*it.finite, *it.bounded) if p != "x"])
+    call = graph_call(graph, x.device, [Ref.of(p) for p in (*it.finite, *it.bounded) if p != "x"])
     keys = [ref.key for ref in call.outputs]
     before = dict(zip(keys, call.values({**constants, "x": x}), strict=True))
     found = {out: torch.from_numpy(np.broadcast_to(it.of(out), before[out.key].shape).copy()) for out in graph.outputs}
@@ -198,7 +198,7 @@ LOOSE = {
 
 def observed(graph: Graph, constants: Mapping[str, Tensor], x: Tensor, it: Interpretation) -> dict[str, Tensor]:
     """By experiment, the last column that each element notices when it alone is disturbed."""
-    call = graph_call(graph, x.device, [Ref(p) for p in (*it.finite, *it.bounded) if p != "x"])
+    call = graph_call(graph, x.device, [Ref.of(p) for p in (*it.finite, *it.bounded) if p != "x"])
     keys = [ref.key for ref in call.outputs]
     before = call.values({**constants, "x": x})
     last = [torch.full(t.shape, -1) for t in before]

@@ -220,6 +220,41 @@ def test_results_kept_as_views_of_what_later_steps_write_are_not_misread() -> No
     assert_same(bold(compiled)(x), run(x))
 
 
+def test_what_is_written_after_the_loop_is_not_misread_under_another_name(tmp_path: Path) -> None:
+    def last_of_the_list(x: Tensor) -> Tensor:
+        h, kept = x[0], []
+        for i in range(T):
+            h = torch.sin(h + x[i])
+            kept.append(h)
+        kept[-1].add_(1)
+        return torch.stack(kept)
+
+    def views_of_the_array(x: Tensor) -> tuple[Tensor, Tensor]:
+        out, kept = x.clone(), []
+        for i in range(T):
+            out[i] = torch.sin(out[i] + out[i - 1])
+            kept.append(out[i])
+        out.zero_()
+        return torch.stack(kept), out
+
+    def a_view_from_before(x: Tensor) -> tuple[Tensor, Tensor]:
+        h, out = x[0], torch.zeros(T, 3)
+        first = out[0]
+        for i in range(T):
+            h = torch.sin(h + x[i])
+            out[i] = h
+        return first * 2, out
+
+    for run in (last_of_the_list, views_of_the_array, a_view_from_before):
+        x = randn(T, 3)
+        compiled = ffc.compile(run, (x,), equality=ffc.tolerance(1e-6, 1e-6), on_unsupported="sequential")
+        if compiled.plan.program is not None:
+            compiled.save(tmp_path / "p.ffc", force=True)
+            assert_same(ffc.load(tmp_path / "p.ffc").reference(x), run(x))
+        for got, expected in zip(tensors(bold(compiled)(x)), tensors(run(x)), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_capture_leaves_no_trace_of_a_function_that_it_refuses() -> None:
     weight = randn(4, 4)
     before = weight.clone()

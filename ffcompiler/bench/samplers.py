@@ -226,7 +226,7 @@ def sweeps_alone(compiled: Compiled, noise: Tensor, record: RunRecord) -> Callab
         state = system.start_from(execution.init[0])
         for sweep in record.sweeps:
             values, _ = system.update(execution.env, state, sweep.lo, sweep.hi, sweep.certified)
-            system.region.write(state, sweep.lo, sweep.hi, values)
+            system.write(state, sweep.lo, sweep.hi, values)
 
     return evaluate
 

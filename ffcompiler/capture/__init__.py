@@ -4,7 +4,7 @@ The function is run a second time on other inputs; a program whose calls, number
 since a tracer that silently bakes a value is the commonest way to be wrong.
 """
 
-from .capture import Captured, Checkpoint, Replay, capture, describe_arguments
+from .capture import Captured, Checkpoint, Replay, capture, describe_arguments, describe_call, keeping
 from .surroundings import look
 
-__all__ = ["Captured", "Checkpoint", "Replay", "capture", "describe_arguments", "look"]
+__all__ = ["Captured", "Checkpoint", "Replay", "capture", "describe_arguments", "describe_call", "keeping", "look"]

@@ -63,13 +63,22 @@ class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
 
     def _note(self, op: Any, args: Any, kwargs: Any, results: tuple[Any, ...], taint: frozenset[int]) -> None:
         super()._note(op, args, kwargs, results, taint)
-        if len(self.segment.calls) != len(self.number_starts):  # an assignment to ``.data`` was noticed, and noted
+        self._check_no_rebinding(len(self.segment.calls))
+        self.number_starts.append(len(self.segment.numbers))
+        self.segment.sources[-1] = self.footprints.add(op)
+
+    def check_whole(self) -> None:
+        """After the run: no memory was replaced, and no weight that was written shares its memory."""
+        self.check_places(range(len(self.outside)))
+        self._check_no_rebinding(len(self.segment.calls) + 1)
+        self.check_overwritten()
+
+    def _check_no_rebinding(self, starts: int) -> None:
+        if starts != len(self.number_starts):  # an assignment to ``.data`` was noticed, and noted
             raise CaptureError(
                 f"{user_line()}: the .data of a tensor is replaced in a loop that is not marked\n"
                 "  write into the tensor in place (weight.data.mul_(mask)), or mark the loop with ffc.fori_loop"
             )
-        self.number_starts.append(len(self.segment.numbers))
-        self.segment.sources[-1] = self.footprints.add(op)
 
     def _hold(self, t: Tensor, token: Token) -> None:
         self.memory.of[token] = self._number(storage_of(t))

@@ -67,7 +67,10 @@ class Freezer:
         op = str(node.target)
         source = node.meta.get("source", "")
         if op not in OPS:
-            raise CaptureError(f"operator {op} at {source} is not among those that ffcompiler admits (docs/ops.md)")
+            raise CaptureError(
+                f"operator {op} at {source} is not among those that ffcompiler admits (docs/ops.md)\n"
+                "  write it with others, or move it out of the function: before the call, on its result, or into a weight"
+            )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: env[n])
         value = env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         if _does_nothing(node, env):
@@ -96,11 +99,17 @@ class Freezer:
                 return Symbol(SymbolKind.MEMORY_FORMAT, str(value).removeprefix("torch."))
             case torch.device():
                 if value.type != self.device.type:
-                    raise CaptureError(f"the function uses device {value} while its inputs are on {self.device}")
+                    raise CaptureError(
+                        f"the function uses device {value} while its inputs are on {self.device}\n"
+                        "  give inputs, model and what the function makes the same device"
+                    )
                 return Symbol(SymbolKind.DEVICE, "run")
             case bool() | int() | float() | str() | None:
                 return value
-        raise CaptureError(f"a constant of type {type(value).__name__} cannot be kept in a plan")
+        raise CaptureError(
+            f"a constant of type {type(value).__name__} cannot be kept in a plan\n"
+            "  give operators tensors, numbers, dtypes and devices"
+        )
 
 
 def _results(value: Any) -> tuple[Any, ...]:

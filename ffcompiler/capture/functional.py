@@ -286,7 +286,10 @@ class Functional:
         target = call.args[0]
         written = [a for a in call.op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         if not isinstance(target, TOKENS) or [a.name for a in written] != ["self"]:
-            raise CaptureError(f"{call.op} at {self._source} writes its arguments in a way that is not captured")
+            raise CaptureError(
+                f"{call.op} at {self._source} writes its arguments in a way that is not captured\n"
+                "  use the operator that returns a new tensor (without _ and out=)"
+            )
         self._store(target, self._functional(call))
 
     def _functional(self, call: Call) -> Any:

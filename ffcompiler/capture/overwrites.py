@@ -23,7 +23,7 @@ from ..program import Overwrite
 from ..runtime.equality import same_bits
 from .facts import tensor_type
 from .freeze import Freezer
-from .functional import Functional, Key, LiteralKey, Replaced
+from .functional import Drawn, Functional, Key, LiteralKey, Replaced
 from .record import Carried, Outside
 
 
@@ -193,6 +193,8 @@ class _Split:
                 on = "the loop's state"
             case Outside():
                 on = "arguments, or on what is computed before the loop"
+            case Drawn():
+                on = "random numbers"
             case _:
                 on = "the step's number"
         raise CaptureError(

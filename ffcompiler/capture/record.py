@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _pop_mode_temporarily
 
 from ..errors import CaptureError
 from ..graph import TensorType
@@ -35,9 +35,12 @@ from .facts import (
     tensor_type,
     tensors_in,
     user_line,
+    validates,
 )
 
 aten = torch.ops.aten
+INPUT = frozenset({-1})
+"""The taint of what depends on arguments, on the state, or on random numbers."""
 LITERAL_LIMIT = 16
 """Literal tensors up to this many elements are compared number by number; larger ones by digest."""
 
@@ -136,6 +139,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.in_loop = False
         self.overwritten: dict[int, str] = {}  # handles of the weights that steps write, and where they do
         self.rebound: set[int] = set()  # those of them that take on other memory
+        self.otherwise = ""  # what was recorded by operators that round otherwise than the function's own
         self.segment = Segment()
         self.stream = Stream()  # of random numbers
         self.tried: set[Hashable] = set()
@@ -147,27 +151,36 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: dict[int, weakref.ref[Tensor]] = {}  # the same, in the order in which they were made
         self._latest: dict[Place, Token] = {}  # of this segment: what was last made there, though its name may be gone
         self._tenants: Counter[int] = Counter()  # how many of them live in each storage
-        self._tainted: set[int] = set()  # storages that hold something of the inputs, the weights or the state
+        self._taint: dict[int, frozenset[int]] = {}  # storages that hold something of weights (handles), or of `INPUT`
+        self.folded: set[int] = set()  # handles of weights whose values became Python numbers
         self._made: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()  # in any segment
         self._foreign: dict[int, int] = {}  # storages of arguments and weights, and their handles
         self._places: dict[int, Place] = {}  # by handle: where an argument or weight is in memory
         self._closed: set[int] = set()  # storages that the prologue made: not written by the loop
         self._written: set[int] = set()  # storages that segments so far have written
         self._digests: dict[bytes, Outside] = {}
+        self._arguments: int | None = None  # not known yet: what is met now is one
         for t in inputs:
             self._meet(t)
         self._arguments = len(self.outside)
 
     # ------------------------------------------------------------------------------------------ segments
 
-    def begin(self, state: Iterable[Tensor] = ()) -> Segment:
-        """Start a new segment that is handed ``state``; the results of the previous one are forgotten."""
-        self._tainted.difference_update(self._tenants)
+    def begin(self, state: Iterable[Tensor] = (), collected: Iterable[Tensor] = ()) -> Segment:
+        """Start a new segment that is handed ``state``; the results of the previous one are forgotten.
+
+        ``collected``: what the steps of the loop left besides, for the segment after it.
+        """
+        for storage in self._tenants:
+            self._taint.pop(storage, None)
         self._let_go()
         self.segment = Segment()
         for leaf, t in enumerate(state):
             self._hold(t, Carried(leaf))
-            self._tainted.add(storage_of(t))
+            self._taint[storage_of(t)] = INPUT
+        for index, t in enumerate(collected):
+            self._hold(t, Collected(index))
+            self._taint[storage_of(t)] = INPUT
         return self.segment
 
     def _hold(self, t: Tensor, token: Token) -> None:
@@ -183,7 +196,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._tenants[storage] -= 1
         if self._tenants[storage] == 0:
             del self._tenants[storage]
-            self._tainted.discard(storage)
+            self._taint.pop(storage, None)
 
     def _let_go(self) -> None:
         self._latest.clear()
@@ -242,10 +255,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             encoded = tuple(self._encode(a) for a in args)
         encoded_kwargs = tuple((k, self._encode(v)) for k, v in kwargs.items())
-        tainted = self._is_tainted((args, kwargs))
+        taint = self._taint_of((args, kwargs))
         out = func(*args, **kwargs)
         results = tuple(out) if isinstance(out, tuple | list) else (out,)
-        self._note(func, encoded, encoded_kwargs, results, tainted)
+        self._note(func, encoded, encoded_kwargs, results, taint)
         return out
 
     def draw(self, op: str, out: Tensor, numbers: Sequence[int | float]) -> Tensor:
@@ -253,31 +266,44 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         encoded = tuple(self._encode(n) for n in numbers)
         if not isinstance(out, FakeTensor):
             fill(op, out, numbers)
-        self._note(Drawing(op, out.device.type), encoded, (), (out,), True)
+        self._note(Drawing(op, out.device.type), encoded, (), (out,), INPUT)
         return out
 
     def call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """What ``op`` gives, recorded like a call that the user's function makes."""
         return self.__torch_dispatch__(op, (), args, kwargs)
 
-    def _note(self, op: Any, args: Any, kwargs: Any, results: tuple[Any, ...], tainted: bool) -> None:
+    def whole(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a composite operator gives, recorded as one call in place of those that it is made of.
+
+        For use outside of `__torch_dispatch__`, where the recorder is the innermost mode.
+        """
+        with _pop_mode_temporarily():
+            return self.__torch_dispatch__(op, (), args, kwargs)
+
+    def _note(self, op: Any, args: Any, kwargs: Any, results: tuple[Any, ...], taint: frozenset[int]) -> None:
         """Add a call, its arguments encoded already, with what it has given."""
         outputs = tuple(tensor_type(r) if isinstance(r, Tensor) else None for r in results)
         self.segment.calls.append(Call(op, args, kwargs, outputs))
         self.segment.sources.append(user_line() if self.with_sources else "")
-        self._admit(results, tainted)
+        self._admit(results, taint)
 
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
         self._check_leaving(func, args, kwargs)
         self._check_writes(func, args, kwargs)
 
     def _check_leaving(self, func: Any, args: Any, kwargs: Any) -> None:
-        if leaves_tensors(func, args) and self._is_tainted((args, kwargs)):
+        if not leaves_tensors(func, args):
+            return
+        taint = self._taint_of((args, kwargs))
+        self.folded |= taint - INPUT
+        if taint & INPUT:
             raise CaptureError(
                 f"a tensor's value becomes a Python number or a shape at {user_line()} ({func}), and it depends on the "
                 "inputs\n"
                 "  a branch or an index taken from it would be baked into the compiled program\n"
                 "  keep the decision in tensors (torch.where), or compute it before calling the function"
+                + ("\n  torch.distributions checks its arguments there: give it validate_args=False" * validates())
             )
 
     def _check_writes(self, func: Any, args: Any, kwargs: Any) -> None:
@@ -294,14 +320,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.before_write is not None:
             self.before_write(t)
         handle = self._foreign.get(storage_of(t), -1)
-        if not self.in_loop or handle < self._arguments or storage_of(t) in self._closed or func in UNDECLARED:
+        if not self.in_loop or self._is_argument(handle) or storage_of(t) in self._closed or func in UNDECLARED:
+            counts = func in UNDECLARED
             raise CaptureError(
                 f"{func} at {user_line()} writes into a tensor that exists outside the loop's state\n"
                 "  clone it first, or return the changed tensor from the loop body instead"
+                + ("\n  batch norm in training mode writes its statistics: model.eval() makes it read them" * counts)
             )
         self.overwritten.setdefault(handle, user_line())
 
-    def _admit(self, results: tuple[Any, ...], tainted: bool) -> None:
+    def _is_argument(self, handle: int) -> bool:
+        return self._arguments is None or handle < self._arguments
+
+    def _admit(self, results: tuple[Any, ...], taint: frozenset[int]) -> None:
         call = len(self.segment.calls) - 1
         for output, r in enumerate(results):
             if not isinstance(r, Tensor):
@@ -310,11 +341,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._hold(r, Made(call, output))
                 self._latest[place_of(r)] = Made(call, output)
                 self._made[id(r)] = r
-            if tainted:
-                self._tainted.add(storage_of(r))
+            if taint:
+                storage = storage_of(r)
+                self._taint[storage] = _joined(taint, self._taint.get(storage, frozenset()))
 
-    def _is_tainted(self, arguments: Any) -> bool:
-        return any(storage_of(t) in self._tainted for t in tensors_in(arguments))
+    def _taint_of(self, arguments: Any) -> frozenset[int]:
+        """What values depend on: handles of weights, or `INPUT`."""
+        found: frozenset[int] = frozenset()
+        for t in tensors_in(arguments):
+            found = _joined(found, self._taint.get(storage_of(t), frozenset()))
+        return found
 
     def _encode(self, value: Any) -> Hashable:
         if isinstance(value, Tensor):
@@ -328,7 +364,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return tuple(self._encode(v) for v in value)
         if isinstance(value, str | torch.dtype | torch.device | torch.layout | torch.memory_format):
             return value
-        raise CaptureError(f"an argument of type {type(value).__name__} at {user_line()} cannot be captured")
+        raise CaptureError(
+            f"an argument of type {type(value).__name__} at {user_line()} cannot be captured\n"
+            "  give the operator tensors, numbers, dtypes and devices"
+        )
 
     # ------------------------------------------------------------------------------------------ tensors
 
@@ -369,7 +408,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "  hand it on in the state that the body returns; what is kept on the side is not seen"
             )
         token = self._global[id(t)] = self._add_outside(t)
-        self._tainted.add(storage_of(t))
+        own = INPUT if self._arguments is None else frozenset({token.handle})
+        self._taint[storage_of(t)] = _joined(own, self._taint.get(storage_of(t), frozenset()))
         self._foreign[storage_of(t)] = token.handle
         self._places[token.handle] = place_of(t)
         return token
@@ -387,7 +427,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         t = self.outside[handle]
         now = place_of(t)
         source = self._latest.get(now)
-        if not self.in_loop or handle < self._arguments or source is None:
+        if not self.in_loop or self._is_argument(handle) or source is None:
             raise CaptureError(
                 f"the .data of a tensor from outside the loop ({was.type}) is replaced, as seen at {user_line()}\n"
                 "  within a step it may be replaced by what the same step has computed from it"
@@ -398,7 +438,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._foreign.get(was.storage) == handle:
             del self._foreign[was.storage]
         self._foreign[now.storage], self._places[handle] = handle, now
-        self._tainted.add(now.storage)
+        self._taint[now.storage] = INPUT
         self.rebound.add(handle)
         self.overwritten.setdefault(handle, line)
 
@@ -409,7 +449,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if known is None or known.handle not in self.rebound:
                 raise CaptureError(
                     f"the function replaces the .data of a tensor ({tensor_type(t)}) that its loop does not read\n"
-                    "  return what it should keep as a result"
+                    "  return what it should keep as a result, or write into the tensor before the call"
                 )
 
     def check_overwritten(self) -> None:
@@ -428,3 +468,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _add_outside(self, t: Tensor) -> Outside:
         self.outside.append(t)
         return Outside(len(self.outside) - 1)
+
+
+def _joined(a: frozenset[int], b: frozenset[int]) -> frozenset[int]:
+    """The taint of what depends on both."""
+    return INPUT if a & INPUT or b & INPUT else a | b

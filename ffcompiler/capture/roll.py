@@ -469,7 +469,38 @@ class _Epilogue:
             self.moved[index] = self._emit(renamed)
         self.source = segment.sources[-1] if segment.sources else ""
         results = tuple(self._token(r) if isinstance(r, TOKENS) else r for r in segment.results)
+        self._check_memory()
         return Segment(self.calls, self.numbers, self.sources, results)
+
+    def _check_memory(self) -> None:
+        """What is written in place after the loop goes by one name there, and is nothing that steps left."""
+        memory, end = self.flat.memory, len(self.flat.segment.calls)
+        written = {
+            storage for storage, calls in memory.writes.items() if any(self.repeat.end <= c < end for c in calls)
+        }
+        names: dict[int, set[Token]] = {}
+        for token in self._read():
+            if (storage := memory.of.get(token, -1)) in written:
+                names.setdefault(storage, set()).add(token)
+        for tokens in names.values():
+            left = any(isinstance(t, Made) and t.call >= self.repeat.start for t in tokens)
+            if len(tokens) > 1 or left:
+                raise NotRolledError("what the loop has left is written in place after it, and read under another name")
+
+    def _read(self) -> set[Token]:
+        """The recording's names of what the epilogue reads from before it."""
+        segment = self.flat.segment
+        found: set[Token] = set()
+        stack: list[Hashable] = [*segment.results]
+        for call in segment.calls[self.repeat.end :]:
+            stack += [*call.args, *(value for _, value in call.kwargs)]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, tuple):
+                stack += value
+            elif isinstance(value, TOKENS) and not (isinstance(value, Made) and value.call >= self.repeat.end):
+                found.add(value)
+        return found
 
     def _emit(self, call: Call) -> int:
         self.calls.append(call)

@@ -10,13 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import CaptureError
-from ..loops import Body, drive_loops
+from ..graph import TensorType
+from ..loops import Body, Scan, drive_loops
+from ..randomness import States
 from ..trees import flatten, unflatten
+from .draws import unvalidated
 from .facts import tensor_type, user_line
-from .record import Made, Recorder, Segment, Token
+from .noise import drawn_anew
+from .record import Made, Outside, Recorder, Segment, Token
 from .spelling import Spelled
 from .unify import Steps
 
@@ -33,6 +38,7 @@ class Run:
     keep: frozenset[int] = frozenset({0})  # positions of the steps whose states are kept
     only_kept: bool = False  # run no other steps: the state is then not the reference's, but a state all the same
     progress: Callable[[int, int], None] | None = None
+    alone: bool = False  # the loop is a recurrent layer
 
     lo: int = 0
     hi: int = 0
@@ -49,11 +55,20 @@ class Run:
     complete: bool = True  # every step ran with values
     loops: int = 0
     seconds: float = 0.0
+    generators: States = field(default_factory=dict)  # before the run
+    marked: bool = True  # by the user; else the loop was found
+    types: dict[int, TensorType] = field(default_factory=dict)  # of outside handles that the recorder does not know
+    stacks: tuple[Outside, ...] = ()  # of what steps are handed besides the state
+    collected: int = 0  # how many of a step's results are kept besides the state
+    left: tuple[Tensor, ...] = ()  # what was collected: of a run that left steps out, not what the steps left
 
     def record(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Run:
         self.prologue = self.recorder.segment
-        with torch.no_grad(), drive_loops(self), Spelled(), self.recorder:
+        self.generators = self.recorder.stream.states
+        spelled = Spelled(self.recorder, (self.first or self).alone)
+        with torch.no_grad(), drive_loops(self), spelled, unvalidated(), self.recorder:
             self.result = function(*args, **kwargs)
+        self.recorder.stream.check_all()
         if self.loops == 0:
             raise CaptureError(
                 "the function runs no marked loop, so there is nothing to solve in parallel\n"
@@ -69,9 +84,15 @@ class Run:
         """The loop driver: the marked loop, recorded."""
         self.loops += 1
         if self.loops > 1:
-            raise CaptureError(f"the function runs a second marked loop at {user_line()}; only one is compiled yet")
+            raise CaptureError(
+                f"the function runs a second marked loop at {user_line()}; only one is compiled yet\n"
+                "  make the other one a plain Python loop, or compile the parts of the function one by one"
+            )
         if hi <= lo:
-            raise CaptureError(f"the marked loop at {user_line()} has no steps (lo={lo}, hi={hi})")
+            raise CaptureError(
+                f"the marked loop at {user_line()} has no steps (lo={lo}, hi={hi})\n"
+                "  compile with an example on which it has some"
+            )
         leaves, self.tree = _state_leaves(init)
         self.lo, self.hi = lo, hi
         self.made = self.recorder.close_prologue(leaves)
@@ -87,15 +108,30 @@ class Run:
                 break
             if not self.only_kept or position in self.keep:
                 state, leaves = self._step(position, i, body, state, leaves)
+            else:
+                self._draw_only()
             self._report(position + 1)
         self.seconds = time.perf_counter() - started
         self.recorder.check_places(range(len(self.recorder.outside)))
         self.recorder.in_loop = False
         self.in_place = self.recorder.has_written(init_leaves)
         self.final = _copies(leaves)
-        self.epilogue = self.recorder.begin(leaves)
+        if isinstance(body, Scan):
+            self._keep(body)
+        self.epilogue = self.recorder.begin(leaves, self.left)
         self.recorder.with_sources = True
         return state
+
+    def _keep(self, scan: Scan) -> None:
+        """Stack what the steps of a scan left; the function itself cannot go on from the middle of a scan."""
+        rows = [_left_by(y) for y in scan.left]
+        self.collected, self.marked = len(rows[0]), not rows[0]
+        if not self.complete:  # some are without values
+            rows = rows[-1:]
+        rows += rows[-1:] * (self.hi - self.lo - len(rows))
+        with _disable_current_modes():
+            self.left = tuple(map(torch.stack, zip(*rows, strict=True)))
+        scan.kept = self.left
 
     def _report(self, done: int) -> None:
         if self.progress is not None:
@@ -112,7 +148,16 @@ class Run:
             state = unflatten(self.tree, fakes)
             for i in steps:
                 state, fakes = self._step(i - self.lo, i, body, state, fakes)
+                self._draw_only()
                 self._report(i - self.lo + 1)
+
+    def _draw_only(self) -> None:
+        """Draw what a step that is not run with values would draw."""
+        template = (self.first or self).steps.template
+        assert template is not None
+        with _disable_current_modes():
+            for drawn in drawn_anew(template):
+                self.recorder.stream.note(drawn.device)
 
     def _step(
         self, position: int, i: int, body: Body, state: Any, leaves: Sequence[Tensor]
@@ -125,10 +170,13 @@ class Run:
         after, tree = _state_leaves(state)
         if tree != self.tree or [tensor_type(t) for t in after] != [tensor_type(t) for t in leaves]:
             raise CaptureError(
-                f"step {i} returns a state of another form: {[_short(t) for t in after]} in place of "
-                f"{[_short(t) for t in leaves]}\n  every step must return a state like the one that it is given"
+                f"step {i} of the loop at {user_line()} returns a state of another form: {[_short(t) for t in after]} in place of "
+                f"{[_short(t) for t in leaves]}\n  every step must return a state like the one that it is given: allocate all of it before the "
+                "loop, and write into it"
             )
         segment.results = tuple(self.recorder.token(t) for t in after)
+        if isinstance(body, Scan):
+            segment.results += self._left_tokens(body)
         if self.first is None:
             self.steps.add(i, segment)
         else:
@@ -138,13 +186,27 @@ class Run:
         return state, after
 
 
+    def _left_tokens(self, scan: Scan) -> tuple[Token, ...]:
+        """What the last step of a scan left: copies of what it did not make itself."""
+        leaves, tree = pytree.tree_flatten(scan.left[-1])
+        leaves = [t if t is None or isinstance(self.recorder.token(t), Made) else t.clone() for t in leaves]
+        scan.left[-1] = pytree.tree_unflatten(leaves, tree)
+        return tuple(self.recorder.token(t) for t in leaves if t is not None)
+
+
+def _left_by(y: Any) -> list[Tensor]:
+    """The tensors among what a step of a scan left."""
+    return [leaf for leaf in pytree.tree_leaves(y) if leaf is not None]
+
+
 def _state_leaves(state: Any) -> tuple[list[Tensor], str]:
     found, tree = flatten(state)
     leaves = [leaf for _, leaf in found]
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
             raise CaptureError(
-                f"the state of the marked loop holds a {type(leaf).__name__} ({leaf!r}); it may hold tensors only"
+                f"the state of the marked loop at {user_line()} holds a {type(leaf).__name__} ({leaf!r}); it may hold "
+                "tensors only\n  keep counters out of it (the body is given the step's number), or make it a tensor"
             )
     return leaves, tree
 

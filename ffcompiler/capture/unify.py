@@ -39,7 +39,8 @@ class Steps:
                 raise CaptureError(
                     f"step {step} used the number {was!r} the first time and {now!r} the second, with other inputs\n"
                     f"  at {self._source_of(index)}\n"
-                    "  the function depends on something besides its arguments (a counter, numpy, random, a file)"
+                    "  the function depends on something besides its arguments (a counter, numpy, random, a file), or takes "
+                    "a number out of them (.tolist(), .numpy())\n  pass it as an argument, and keep it in a tensor"
                 )
 
     def columns(self) -> list[tuple[int | float, ...]]:
@@ -71,7 +72,10 @@ def _difference(step: int, template: Segment, segment: Segment) -> str:
 
 def _describe(was: Call, now: Call) -> str:
     if was.op != now.op:
-        return f"  it calls {now.op} where the first step calls {was.op}; every step must make the same calls"
+        return (
+            f"  it calls {now.op} where the first step calls {was.op}; every step must make the same calls\n"
+            "  move what is special out of the loop, or multiply by a number made from the step's, as float(i > 0)"
+        )
     if was.types != now.types:
         return (
             f"  {now.op} gives {now.types} there and {was.types} in the first step\n"

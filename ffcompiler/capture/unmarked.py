@@ -22,6 +22,7 @@ from ..trees import flatten
 from .draws import unvalidated
 from .facts import exact_number, tensor_type
 from .flat import FlatRecorder, copied
+from .layers import Watched
 from .record import Outside, Segment, Token
 from .repeats import LEAST, Repeat
 from .restore import Kept, Watch
@@ -62,13 +63,16 @@ class FlatRun:
         return self.recorder.segment
 
 
-def warm_up(function: Callable[..., Any], call: Any, kept: Kept) -> bool:
-    """Run the function once, so that it loads what it loads once; of a marked loop a step. Whether there is one."""
+def warm_up(function: Callable[..., Any], call: Any, kept: Kept) -> tuple[bool, bool]:
+    """Run the function once, so that it loads what it loads once; of a marked loop a step.
+
+    Gives whether there is one, and whether, in place of one, there is a single recurrent layer.
+    """
     args, kwargs = call
     driver = Marked()
-    with torch.no_grad(), drive_loops(driver), Watch(kept):
+    with torch.no_grad(), drive_loops(driver), Watch(kept), Watched() as layers:
         function(*args, **kwargs)
-    return driver.loops > 0
+    return driver.loops > 0, driver.loops == 0 and layers.loops == 1
 
 
 def record_flat(function: Callable[..., Any], call: Any, recorder: FlatRecorder) -> FlatRun:
@@ -81,6 +85,7 @@ def record_flat(function: Callable[..., Any], call: Any, recorder: FlatRecorder)
     run.seconds = time.perf_counter() - started
     recorder.stream.check_all()
     recorder.look()
+    recorder.check_whole()
     leaves = [leaf for _, leaf in flatten(run.result)[0]]
     run.segment.results = tuple(recorder.token(leaf) for leaf in leaves if isinstance(leaf, Tensor))
     return run
@@ -104,7 +109,7 @@ def rolled_up(run: FlatRun) -> Rolled:
         raise GrowingLoopError(
             f"each step of a loop works on a larger array than the step before\n  {growing}\n"
             "  operators round by their shape, so no evaluation for many steps at once has the bits of these\n"
-            "  allocate the array before the loop, give the model all of it in every step, and write one position of it "
+            "  allocate the array before the loop, give the model all of it in every step, and write one position "
             "(x[:, i] = ...): with a causal model that is the same sampler"
         )
     found = f"\n  {reasons[0]}" if reasons else ""

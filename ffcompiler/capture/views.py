@@ -38,6 +38,8 @@ def _split_slices(value: Evaluate, call: Call) -> Iterator[tuple[Any, tuple[Any,
 
 
 def _unbind_selects(value: Evaluate, call: Call) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    if not call.types:  # along a dimension of size 0
+        return
     first = call.types[0]
     assert first is not None
     dim = (value(call.args[1]) if len(call.args) > 1 else 0) % (len(first.shape) + 1)
@@ -50,6 +52,12 @@ SPLITS: dict[Any, Callable[[Evaluate, Call], Iterator[tuple[Any, tuple[Any, ...]
     aten.split_with_sizes.default: _split_slices,
     aten.unbind.int: _unbind_selects,
 }
+
+APART: dict[Any, Callable[[Evaluate, Call], Iterator[tuple[Any, tuple[Any, ...]]]]] = {
+    aten.unsafe_split.Tensor: _split_slices,
+    aten.unsafe_split_with_sizes.default: _split_slices,
+}
+"""Parts that are written as if they shared no memory with the whole, which is not read afterwards (recurrent cells)."""
 
 DEFINED_CREATION: dict[Any, Any] = {
     aten.empty.memory_format: aten.zeros.default,

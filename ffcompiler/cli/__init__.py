@@ -57,7 +57,8 @@ def _run(options: Namespace, terminal: Terminal) -> int:
 def _code(error: FFCompilerError, options: Namespace) -> int:
     if isinstance(error, UsageError):
         return USAGE
-    insisted = getattr(options, "schedule", "auto") != "auto" or getattr(options, "require_parallel", False)
+    named = getattr(options, "schedule", "auto") != "auto" or getattr(options, "on_unsupported", None) == "raise"
+    insisted = named or getattr(options, "require_parallel", False)
     if isinstance(error, CausalityError) or (isinstance(error, CaptureError) and insisted):
         return NOT_PARALLEL
     return FAILED

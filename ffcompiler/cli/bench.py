@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 from ..bench import samplers
-from ..bench.harness import Moment, load_between, moment
+from ..bench.harness import Moment, load_between, moment, pinned_threads
 from ..errors import FFCompilerError
 from ..files import replace_file
+from ..fuzz.campaign import campaign
+from .parser import FUZZ
 from .targets import check_output, to_device
 from .terminal import Terminal, to_json
 
@@ -15,6 +18,8 @@ from .terminal import Terminal, to_json
 def bench(options: Namespace, terminal: Terminal) -> int:
     if options.output:
         check_output(options.output, options.force)
+    if options.benchmark == FUZZ:
+        return _fuzz(options, terminal)
     to_device(options.device)
     before = moment()
     if options.strict:
@@ -27,6 +32,17 @@ def bench(options: Namespace, terminal: Terminal) -> int:
         replace_file(options.output, (to_json(data) + "\n").encode(), options.force)
     terminal.show(str(report) + (f"\nwrote {options.output}" if options.output else ""), data)
     return 0 if all(report.bits_equal.values()) else 1
+
+
+def _fuzz(options: Namespace, terminal: Terminal) -> int:
+    path = Path(options.resume) if options.resume else None
+    with terminal.progress() as say, pinned_threads(options.threads or 1):
+        summary = campaign(options.programs, options.seed, path, say)
+    data = summary.to_json()
+    if options.output:
+        replace_file(options.output, (to_json(data) + "\n").encode(), options.force)
+    terminal.show(str(summary) + (f"\nwrote {options.output}" if options.output else ""), data)
+    return 1 if summary.failures else 0
 
 
 def _measured(options: Namespace, terminal: Terminal, before: Moment) -> samplers.Report:

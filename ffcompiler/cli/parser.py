@@ -63,6 +63,12 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--equality", default="bits", metavar="E", help="bits (default), tolerance, or tolerance:RTOL,ATOL"
     )
+    parser.add_argument(
+        "--on-unsupported",
+        choices=("sequential", "raise"),
+        help="where the function cannot be captured or parallelised safely: keep it as it is, or fail with 3 "
+        "(default: fail if a parallel schedule is asked for by name)",
+    )
     parser.add_argument("--device", help="where to compile for and run: cpu, cuda (default: where the inputs are)")
 
 
@@ -96,19 +102,32 @@ def _run(commands: Commands) -> None:
 
 
 def _verify(commands: Commands) -> None:
-    _target(_add(commands, "verify", "runs", "run a compiled function and its reference, and compare the bits"))
+    parser = _add(commands, "verify", "runs", "run a compiled function and its reference, and compare the bits")
+    _target(parser)
+    parser.add_argument(
+        "--seeds",
+        type=_positive,
+        metavar="N",
+        help="of a function that draws: once from each of N seeds, comparing what is left of the generator too",
+    )
 
 
 BENCHMARKS = ("made", "made-3072", "pixelcnn")  # `ffc --help` must not wait for torch; a test compares the two
+FUZZ = "fuzz"
 
 
 def _bench(commands: Commands) -> None:
     parser = _add(commands, "bench", "bench", "measure against the best sequential rewrites, interleaved")
-    parser.add_argument("benchmark", choices=BENCHMARKS, help="a sampler of the zoo")
+    parser.add_argument(
+        "benchmark", choices=(*BENCHMARKS, FUZZ), help="a sampler of the zoo; fuzz: compile and compare random programs"
+    )
     parser.add_argument("--batch", type=_positive, default=100)
     parser.add_argument("--pairs", type=_positive, default=9, help="times each variant is run (default: 9)")
     parser.add_argument("--threads", type=_positive, help="torch threads (default: the usable cores)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--programs", type=_positive, default=200, help="of fuzz: how many (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of fuzz: that of the first program (default: 0)")
+    parser.add_argument("--resume", metavar="FILE", help="of fuzz: one line for each program; go on where it ends")
     parser.add_argument("--output", metavar="RAW.json", help="every single time, with machine, versions and settings")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument("--strict", action="store_true", help="fail where the machine is found busy with other work")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..compiled import Compiled, Verification
@@ -43,10 +44,10 @@ def run(options: Namespace, terminal: Terminal) -> int:
 
 
 def _observed(compiled: Compiled, call: Call, terminal: Terminal) -> tuple[Any, RunRecord]:
-    system = compiled.plan.array
+    system = compiled.plan.system
     with terminal.progress() as say:
         blocks = system.blocks if system else 0
-        return compiled.observed_run(lambda sweep: say("front", sweep.front, blocks), call.args, call.kwargs)
+        return compiled.observed_run(lambda sweep: say("front", sweep.front, blocks), call.args, dict(call.kwargs))
 
 
 def _output_files(compiled: Compiled, output: str | None) -> list[Path]:
@@ -92,9 +93,32 @@ def verify(options: Namespace, terminal: Terminal) -> int:
         assert compiled.plan.program is not None
         wanted = wanted_inputs(compiled.plan.program.signature)
         raise UsageError(f"{options.target} is an artifact: its inputs have to be given\n{wanted}")
+    if options.seeds is not None:
+        return _verify_seeds(compiled, call, options, terminal)
     verification = compiled.verify(*call.args, **call.kwargs)
     terminal.show(_verify_text(verification), _verify_data(options.target, verification))
     return 0 if verification.equal else 1
+
+
+def _verify_seeds(compiled: Compiled, call: Call, options: Namespace, terminal: Terminal) -> int:
+    """The same arguments from one seed after another."""
+    differing: dict[int, Verification] = {}
+    by_sweeps = blocks = 0
+    with terminal.progress() as say:
+        for seed in range(options.seeds):
+            torch.manual_seed(seed)
+            verification = compiled.verify(*call.args, **call.kwargs)
+            by_sweeps += verification.record.certified
+            blocks += verification.record.blocks
+            if not verification.equal:
+                differing[seed] = verification
+            say("seeds", seed + 1, options.seeds)
+    lines = [f"{options.seeds} seeds, {len(differing)} differences in results or in what is left of the generator"]
+    lines += [f"{by_sweeps} of {blocks} steps by sweeps ({compiled.plan.schedule})"]
+    lines += [f"seed {seed}: {verification}" for seed, verification in list(differing.items())[:1]]
+    data = {"target": options.target, "equal": not differing, "seeds": options.seeds, "differing": list(differing)}
+    terminal.show("\n".join(lines), {**data, "by_sweeps": by_sweeps, "steps": blocks})
+    return 1 if differing else 0
 
 
 def _verify_text(verification: Verification) -> str:

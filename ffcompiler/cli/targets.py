@@ -34,8 +34,9 @@ def open_target(options: Namespace, progress: Progress) -> tuple[Compiled, Call 
     """The artifact, or the function compiled as the options say; and its inputs, if they are known."""
     target, given = options.target, parse_inputs(options.input)
     if is_artifact(target):
-        if options.schedule != "auto" or options.equality != "bits":
-            raise UsageError(f"{target} is compiled already: --schedule and --equality are for a function")
+        if options.schedule != "auto" or options.equality != "bits" or options.on_unsupported is not None:
+            words = "--schedule, --equality and --on-unsupported"
+            raise UsageError(f"{target} is compiled already: {words} are for a function")
         compiled = load(target, options.device)
         return compiled, stored_call(compiled.plan, given, compiled.device) if given else None
     function = find_function(target)
@@ -63,6 +64,7 @@ def compile_target(function: Callable[..., Any], call: Call, options: Namespace,
         call.kwargs,
         equality=parse_equality(options.equality),
         schedule=options.schedule,
+        on_unsupported=options.on_unsupported,
         progress=progress,
     )
 

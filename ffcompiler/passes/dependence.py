@@ -91,6 +91,7 @@ def _prove_in_order(program: Program, loop: ArrayLoop, constants: Mapping[str, T
     premises: list[Premise] = [*it.finite.values(), *it.bounded.values()]
     premises += [zero_pattern(name, p) for name, p in sorted(patterns.items())]
     premises += [mask_premise(name, mask) for name, mask in sorted(it.masks.items())]
+    premises += [premise for _, premise in sorted(it.unsigned.items())]
     own = {node.name for node in loop.shared.nodes}
     read = {v.name for v in loop.tail.inputs} & own
     windows = WindowAnalysis(loop, {Ref(loop.carry.name): written_at(loop), **of_results}, it.type, patterns)
@@ -136,6 +137,7 @@ def written_at(loop: ArrayLoop) -> Latest:
 
 def _types(program: Program, loop: ArrayLoop) -> dict[str, TensorType]:
     types = outside_types(program)
+    types |= {given.value.name: given.value.type for given in loop.inputs}
     types[loop.carry.name] = loop.carry.type
     return types
 
@@ -156,6 +158,11 @@ def _leak(loop: ArrayLoop, it: Interpretation, k: int) -> str:
     mixing = [hop for hop in path if hop.mixes] or path[:1]
     for hop, word in zip(mixing, ["through", *["then"] * len(mixing)], strict=False):
         lines.append(f"  {word} {hop.node.op} at {hop.node.source}{hop.describe()}")
+    if any(hop.node.name in it.signed for hop in mixing):
+        lines.append(
+            "  what is added there holds -0, or may, which shows the sign of a product with zero: no use is made of "
+            "zeros in its weights"
+        )
     if any(hop.node in loop.tail.nodes for hop in mixing if hop.mixes):
         lines.append(
             "  what depends on the step's number is evaluated for each position (condition 4), where no use is made of "

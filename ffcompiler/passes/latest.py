@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph, Node, Ref, Step, TensorType
-from ..plan import Bounded, Finite, Unchanged, ZeroPattern
+from ..plan import Bounded, Finite, NoNegativeZero, Unchanged, ZeroPattern
 from ..proof import Latest
 from ..signatures import complete
 from .ranges import Range
@@ -44,6 +44,8 @@ class Interpretation:
     use_zeros: bool = True  # whether rules may argue that 0 times a finite value is 0
     bounded: dict[str, Bounded] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)  # constants of which a rule uses every element
+    unsigned: dict[str, NoNegativeZero] = field(default_factory=dict)
+    signed: set[str] = field(default_factory=set)  # nodes that add what may hold -0: no use is made of their zeros
     nodes: dict[str, Node] = field(default_factory=dict)
     ranges: dict[str, Range] = field(default_factory=dict)  # as far as rules asked (`rules/ranges.py`)
     _complete: dict[str, tuple[Node, tuple[Any, ...], bool]] = field(default_factory=dict)
@@ -123,25 +125,41 @@ class Interpretation:
             self.patterns[arg.key] = (self.constants[arg.key] != 0).cpu().numpy()
         return self.patterns[arg.key]
 
-    def cut(self, weight: Ref, state: Ref, node: Node) -> npt.NDArray[np.bool_]:
+    def cut(self, weight: Ref, state: Ref, node: Node, added: Any = None) -> npt.NDArray[np.bool_]:
         """Where a constant factor of ``state`` is not zero, in a sum of products that leaves out the other terms.
 
-        That ``state`` is finite becomes a premise. The run looks at whole values only: results of an operator that has
-        several cannot be in one.
+        ``added``: what else the sum has. That ``state`` is finite and ``added`` holds no -0 become premises.
         """
-        if state.output is not None:
+        if not self.may_cut(added, node):
             return np.ones(self.shape(weight), np.bool_)
         nonzero = self.nonzero(weight)
         if not nonzero.all():
             self.require_finite(state, node)
+            self.require_no_negative_zero(added, node)
         return nonzero
 
-    def has_negative_zero(self, added: Any) -> bool:
-        """Whether a constant that is added to a sum holds -0: then the sign of a zero product would show in the sum."""
-        if not isinstance(added, Ref) or added.key not in self.constants:
+    def may_cut(self, added: Any, node: Node) -> bool:
+        """Whether a product with zero may be left out of a sum with ``added``."""
+        if not self.use_zeros:
             return False
-        values = self.constants[added.key]
-        return bool(((values == 0) & values.signbit()).any())
+        if signed := self.has_negative_zero(added):
+            self.signed.add(node.name)
+        return not signed
+
+    def has_negative_zero(self, added: Any) -> bool:
+        """Whether what is added to a sum may hold -0: then the sign of a zero product would show in the sum.
+
+        Of a constant it is looked at, now and in every call; of what depends on the state nothing is known.
+        """
+        if not isinstance(added, Ref) or not _has_signed_zeros(self.type(added).dtype):
+            return False
+        values = self.constants.get(added.key)
+        return values is None or values.is_complex() or bool(((values == 0) & values.signbit()).any())
+
+    def require_no_negative_zero(self, added: Any, node: Node) -> None:
+        """The premise that what is added to a sum holds no -0, which is known of it now."""
+        if isinstance(added, Ref) and _has_signed_zeros(self.type(added).dtype):
+            self.unsigned.setdefault(added.key, NoNegativeZero(added.key, node.op, node.source))
 
     def require_finite(self, arg: Ref, node: Node) -> None:
         self.finite.setdefault(arg.key, Finite(arg.key, node.op, node.source))
@@ -174,6 +192,11 @@ Rule: TypeAlias = Callable[[Interpretation, Node, tuple[Any, ...]], Latest | tup
 ``args`` are all arguments in the order of the operator's schema, those that were named or left out too, with numbers in
 place of per-step constants.
 """
+
+
+def _has_signed_zeros(dtype: str) -> bool:
+    kind: torch.dtype = getattr(torch, dtype)
+    return kind.is_floating_point or kind.is_complex
 
 
 def _bind(arg: Any, tables: Mapping[int, int | float]) -> Any:

@@ -7,12 +7,12 @@ after:   Program(loop=ArrayLoop(write, invariant, shared, tail)), or a `Refusal`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import networkx as nx
 
 from ..graph import Arg, Graph, Node, Ref, Step, TensorType, Value
-from ..program import ArrayLoop, Axis, Loop, Program, Region
+from ..program import ArrayLoop, Axis, Loop, Program, Region, Tables
 from ..proof import Refusal
 from ..scopes import before_loop
 
@@ -27,31 +27,47 @@ def partition(program: Program) -> Program | Refusal:
         return program
     if len(loop.carry) != 1:
         return Refusal(
-            f"the loop's state is {len(loop.carry)} tensors; sweeps solve loops whose state is one array, "
-            "of which each step writes one position"
+            f"the loop's state is {len(loop.carry)} tensors, and not one array of which each step writes one position"
         )
     try:
         return replace(program, loop=_Partition(program, loop).array_loop())
-    except _Refused as refused:
+    except NotAWriteError as refused:
         return Refusal(str(refused))
 
 
-class _Refused(Exception):
-    pass
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What a step writes into one of the arrays that it carries: ``value`` at ``axes``, whose tables are here."""
+
+    value: Ref
+    axes: tuple[Axis, ...]
+    tables: Tables
+
+
+def written_part(program: Program, loop: Loop, leaf: int) -> Write:
+    """What a step writes into its carried value ``leaf``. Raises `NotAWriteError` if it does anything else with it."""
+    at = _Partition(program, loop, leaf)
+    value, axes, _ = at._write(loop.body.outputs[leaf])
+    return Write(value, tuple(axes), tuple(at.tables))
+
+
+class NotAWriteError(Exception):
+    """A step does not write one position of an array; why."""
 
 
 class _Partition:
     """The analysis of one loop body."""
 
-    def __init__(self, program: Program, loop: Loop) -> None:
+    def __init__(self, program: Program, loop: Loop, leaf: int = 0) -> None:
         self.loop = loop
-        self.carry = loop.carry[0]
+        self.carry = loop.carry[leaf]
         self.nodes: dict[str, Node] = {node.name: node for node in loop.body.nodes}
-        self.init = loop.init[0]
+        self.init = loop.init[leaf]
         self.init_type = outside_types(program)[self.init.name]
         self.tables = list(loop.tables)
         flow = data_flow(loop.body.nodes)
-        numbered = [node.name for node in loop.body.nodes if any(node.steps())]
+        handed = {given.value.name for given in loop.inputs}
+        numbered = [n.name for n in loop.body.nodes if any(n.steps()) or any(r.name in handed for r in n.refs())]
         self.on_step = set(numbered).union(*(nx.descendants(flow, name) for name in numbered))
         self.on_carry = nx.descendants(flow, self.carry.name) if self.carry.name in flow else set()
 
@@ -69,9 +85,11 @@ class _Partition:
         types = {v.name: v.type for v in self.loop.body.inputs} | {self.init.name: self.init_type}
         loop = self.loop
         graphs = graphs_of((invariant, shared, tail), value, types)
-        return ArrayLoop(
+        array = ArrayLoop(
             loop.lo, loop.hi, tuple(self.tables), self.carry, self.init, loop.carry_tree, Region(tuple(axes)), *graphs
         )
+        read = {value.name for value in array.tail.inputs}
+        return replace(array, inputs=tuple(given for given in loop.inputs if given.value.name in read))
 
     def _stepped(self, node: Node) -> bool:
         return node.name in self.on_step
@@ -90,13 +108,13 @@ class _Partition:
         while not axes or self._is_scatter(out):
             node = self.nodes.get(out.name)
             if node is None or not self._is_scatter(out):
-                raise _Refused(self._not_a_write(out))
+                raise NotAWriteError(self._not_a_write(out))
             base, value, axis, path = self._scatter(node, dims, paths[-1])
             base = self._overwritten(base, node)
             if self._canon(base) != paths[-1]:
                 if axes:
                     break  # a scatter that computes the written value, not one that says where it goes
-                raise _Refused(self._changes_more(node, base))
+                raise NotAWriteError(self._changes_more(node, base))
             if axis is not None:
                 axes.append(axis)
                 if axis.length is None:
@@ -153,11 +171,11 @@ class _Partition:
         if (start or 0) == 0 and isinstance(end, int) and end >= size and step == 1:
             return base, value, None, path
         if step != 1:
-            raise _Refused(f"the step writes every {step}-th position at {node.source}; one position is expected")
+            raise NotAWriteError(f"the step writes every {step}-th position at {node.source}; one position is expected")
         first, last = self._row(start, size), self._row(end, size)
         lengths = {min(b, size) - a for a, b in zip(first, last, strict=True)}
         if len(lengths) != 1 or min(lengths) < 1:
-            raise _Refused(f"the part of the array that a step writes at {node.source} changes its size")
+            raise NotAWriteError(f"the part of the array that a step writes at {node.source} changes its size")
         axis = Axis(dims[dim], self._add_table(first), lengths.pop())
         return base, value, axis, ("slice", path, dim, self._key(start, size), self._key(end, size))
 
@@ -167,19 +185,18 @@ class _Partition:
             return "a step returns its state unchanged, or a tensor from outside; there is nothing to solve"
         return (
             f"the state that a step returns is not its old state with one position written: it is {node.op} at "
-            f"{node.source}\n  a recurrence over its whole state runs sequentially; sweeps solve array loops "
-            "(x[:, i] = ...)"
+            f"{node.source}"
         )
 
     def _check_axes(self, axes: list[Axis]) -> None:
         if len({axis.dim for axis in axes}) != len(axes):
-            raise _Refused("a step writes through two slices of one dimension; index the position directly")
+            raise NotAWriteError("a step writes through two slices of one dimension; index the position directly")
         positions: dict[tuple[int, ...], int] = {}
         for step in range(self.loop.hi - self.loop.lo):
             for position in _positions(axes, self.tables, step):
                 first = positions.setdefault(position, step)
                 if first != step:
-                    raise _Refused(
+                    raise NotAWriteError(
                         f"steps {first + self.loop.lo} and {step + self.loop.lo} both write position {position} "
                         "(condition 2: each position is written once)"
                     )
@@ -192,7 +209,7 @@ class _Partition:
         row = self.tables[arg.table] if isinstance(arg, Step) else (arg,) * steps
         positions = [v for v in row if isinstance(v, int)]
         if len(positions) != steps:
-            raise _Refused("a step indexes its state with something other than an integer constant")
+            raise NotAWriteError("a step indexes its state with something other than an integer constant")
         return tuple(max(0, v + size) if v < 0 else min(v, size) for v in positions)
 
     def _table(self, arg: Arg, size: int) -> int:

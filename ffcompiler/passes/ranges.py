@@ -57,7 +57,8 @@ class Range:
     def rounded(self) -> Range:
         """With room for one rounding; infinities are exact."""
         low, high = (np.where(np.isinf(bound), 0.0, np.abs(bound) * ROOM) for bound in (self.low, self.high))
-        return Range(self.low - low, self.high + high)
+        with np.errstate(over="ignore"):  # beyond the largest number lies infinity, which holds it too
+            return Range(self.low - low, self.high + high)
 
     def fitted(self, largest: float) -> Range:
         """For a dtype whose largest number is ``largest``: beyond it elements may be infinite."""

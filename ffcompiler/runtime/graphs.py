@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ..graph import Arg, Graph, Ref, Step, Symbol, SymbolKind
+from ..graph import Arg, Graph, Node, Ref, Step, Symbol, SymbolKind
 from ..ops import OPS
 from ..signatures import overload
 
@@ -69,9 +69,16 @@ class GraphCall:
         return {**env, **dict(zip((ref.key for ref in self.outputs), self.values(env), strict=True))}
 
 
-def graph_call(graph: Graph, device: torch.device, extra: Sequence[Ref] = ()) -> GraphCall:
-    """``graph`` compiled for ``device``, giving its outputs and the values in ``extra``."""
-    module, outputs, tables = to_fx(graph, device, extra)
+def by_name(node: Node) -> Any:
+    """How a node is called: by the overload that it names."""
+    return OVERLOADS[node.op]
+
+
+def graph_call(
+    graph: Graph, device: torch.device, extra: Sequence[Ref] = (), how: Callable[[Node], Any] = by_name
+) -> GraphCall:
+    """``graph`` compiled for ``device``, giving its outputs and the values in ``extra``; ``how`` calls its nodes."""
+    module, outputs, tables = to_fx(graph, device, extra, how)
     inputs = _inputs(graph)
     return GraphCall(inputs, tables, outputs, module.forward)
 
@@ -88,7 +95,7 @@ def _reads(graph: Graph) -> list[Ref]:
 
 
 def to_fx(
-    graph: Graph, device: torch.device, extra: Sequence[Ref] = ()
+    graph: Graph, device: torch.device, extra: Sequence[Ref] = (), how: Callable[[Node], Any] = by_name
 ) -> tuple[fx.GraphModule, tuple[Ref, ...], tuple[int, ...]]:
     """The graph as a torch.fx module, its outputs, and the step tables whose numbers follow its tensor inputs."""
     out = fx.Graph()
@@ -103,7 +110,7 @@ def to_fx(
     for node in graph.nodes:
         args = tuple(argument(a, device, value) for a in node.args)
         kwargs = {k: argument(v, device, value) for k, v in node.kwargs}
-        made = out.call_function(OVERLOADS[node.op], args, kwargs)
+        made = out.call_function(how(node), args, kwargs)
         value[(node.name, None)] = made
         if len(node.types) > 1:
             for index in range(len(node.types)):

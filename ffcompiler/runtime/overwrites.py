@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..graph import EMPTY_GRAPH, Graph
-from ..program import ArrayLoop, Overwrite, Program
+from ..program import Overwrite, Program
+from ..scopes import loop_scopes
 from .equality import same_bits
 from .graphs import GraphCall, graph_call
 
@@ -64,8 +65,6 @@ def make_overwrites(program: Program, device: torch.device) -> Overwrites:
             stack += [ref.name for ref in nodes[name].refs()]
     outputs = tuple(ref for ref in program.prologue.outputs if ref.name in needed)
     graph = Graph((), tuple(n for n in program.prologue.nodes if n.name in needed), outputs) if needed else EMPTY_GRAPH
-    loop = program.loop
-    parts = (loop.invariant, loop.shared, loop.tail) if isinstance(loop, ArrayLoop) else (loop.body,)
-    read = {value.name for part in parts for value in part.inputs}
+    read = {value.name for scope in loop_scopes(program) for value in scope.graph.inputs}
     direct = frozenset(write.weight for write in program.overwrites if write.weight in read)
     return Overwrites(program.overwrites, direct, graph_call(graph, device))

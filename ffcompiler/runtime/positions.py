@@ -114,7 +114,7 @@ class Positions:
 def _raster_start(shape: Sequence[int], axes: Sequence[Indexed]) -> int | None:
     """Where the steps start if they visit adjacent dimensions in raster order, one entry each; else None."""
     dims = [a.dim for a in axes]
-    if not axes or dims != list(range(dims[0], dims[0] + len(dims))):
+    if not axes or not axes[0].starts or dims != list(range(dims[0], dims[0] + len(dims))):
         return None
     if any(a.length not in (None, 1) for a in axes) or len({a.length for a in axes}) != 1:
         return None

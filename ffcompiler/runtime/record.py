@@ -16,6 +16,7 @@ class Ending(Enum):
     PREMISE = "a premise of the proof failed in a sweep, so the rest ran sequentially from the certified front"
     RAISED = "a sweep raised on unconverged values, so the rest ran sequentially from the certified front"
     STALE = "weights or settings have changed such that the plan no longer holds, so the function ran as it is"
+    UNPLANNED = "there is no plan for these arguments, so the function ran as it is"
 
 
 @dataclass(frozen=True, slots=True)

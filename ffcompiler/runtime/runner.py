@@ -12,15 +12,23 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph, Ref
-from ..plan import Bits, Method, Plan, Tolerance
-from ..program import ArrayLoop, Loop, Program
+from ..plan import Bits, Method, Plan, Tolerance, key_text
+from ..program import ArrayLoop, Chain, Loop, Program, Recurrence, RepeatedMap
 from ..proof import Proof
+from ..randomness import States, set_states, state_of
+from ..scopes import left
+from .blocks import Blocks
+from .chained import Chained, make_chained
+from .draws import Draws, make_draws
 from .graphs import GraphCall, graph_call
 from .magnitude import largest, unbounded
 from .overwrites import Overwrites, make_overwrites
 from .premises import Zeros
 from .record import Certificate, Ending, RunRecord, Sweep
+from .recurrent import Recurrent, make_recurrent
+from .repeat import Repeat, RepeatRun, StepGuard, claim, make_repeat
 from .solve import Clock, Guard, Solution, Solve, always_certifies
+from .steps import Steps, make_steps
 from .system import System, by_levels, make_system
 
 Observe = Callable[[Sweep], None]
@@ -34,6 +42,8 @@ class Execution:
     init: tuple[Tensor, ...]
     record: RunRecord
     solution: Solution | None = None
+    drawn_from: States = field(default_factory=dict)  # where random generators were before the call's draws
+    drawing_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -47,9 +57,13 @@ class Runner:
     clock: Clock = time.perf_counter
     program: Program = field(init=False)
     system: System | None = field(init=False, default=None)  # its blocks are the steps of the reference, in order
-    solving: System | None = field(init=False, default=None)  # the same, its blocks in the order of the schedule
+    recurrent: Recurrent | None = field(init=False, default=None)
+    solving: Blocks | None = field(init=False, default=None)  # the one of them, its blocks in the schedule's order
+    repeat: Repeat | None = field(init=False, default=None)
+    chained: Chained | None = field(init=False, default=None)
+    draws: Draws = field(init=False)
     _prologue: GraphCall = field(init=False)
-    _body: GraphCall | None = field(init=False, default=None)
+    _steps: Steps | None = field(init=False, default=None)
     _epilogue: GraphCall = field(init=False)
     _zeros: Zeros = field(init=False)
     overwrites: Overwrites = field(init=False)
@@ -57,9 +71,10 @@ class Runner:
     def __post_init__(self) -> None:
         assert self.plan.program is not None
         self.program = self.plan.program
+        self.draws = make_draws(self.program, self.device)
         self._prologue = graph_call(self.program.prologue, self.device)
         self._epilogue = graph_call(self.program.epilogue, self.device)
-        self._zeros = Zeros(self.proof.patterns, self.device)
+        self._zeros = Zeros(self.proof, self.device)
         self.overwrites = make_overwrites(self.program, self.device)
         match self.program.loop:
             case ArrayLoop():
@@ -67,22 +82,49 @@ class Runner:
                 self.solving = self.system
                 if self.plan.schedule.method is Method.WAVEFRONT and self.proof.wave is not None:
                     self.solving = by_levels(self.system, self.proof.wave, self.plan.align)
+            case RepeatedMap():
+                self.repeat = make_repeat(self.program.loop, self.device)
+            case Recurrence():
+                self.recurrent = self.solving = make_recurrent(self.program.loop, self.device)
+                self._steps = self.recurrent.steps
+            case Chain():
+                self.chained = self.solving = make_chained(self.program.loop, self.device, self.plan.schedule)
             case Loop():
-                self._body = graph_call(self.program.loop.body, self.device)
+                self._steps = make_steps(self.program.loop, self.device)
 
     # ------------------------------------------------------------------------------------------ parts of a run
 
-    def begin(self, arguments: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Execution:
-        """Run the prologue and the work that no step changes."""
+    def begin(
+        self,
+        arguments: Sequence[Tensor],
+        weights: Mapping[str, Tensor],
+        generators: States | None = None,
+    ) -> Execution:
+        """Draw all random numbers, run the prologue and the work that no step changes.
+
+        ``generators``: states of random generators to begin from, in place of those in which they are.
+        """
+        drawn, drawn_from, seconds = self._drawn(generators or {}) if self.draws else ({}, {}, 0.0)
         names = [leaf.name for leaf in self.program.signature.leaves if leaf.name is not None]
-        env: Mapping[str, Tensor] = {**dict(zip(names, arguments, strict=True)), **weights}
+        env: Mapping[str, Tensor] = {**dict(zip(names, arguments, strict=True)), **weights, **drawn}
         env = self._prologue.extend(env)
         loop = self.program.loop
         inits = (loop.init,) if isinstance(loop, ArrayLoop) else loop.init
         if self.system is not None:
             env = self.system.constants(env)
+        if self.recurrent is not None:
+            env = self.recurrent.constants(env)
+        if self.repeat is not None:
+            env = self.repeat.constants(env)
         record = RunRecord(str(self.plan.schedule), loop.hi - loop.lo)
-        return Execution(env, tuple(env[ref.key] for ref in inits), record)
+        return Execution(env, tuple(env[ref.key] for ref in inits), record, None, drawn_from, seconds)
+
+    def _drawn(self, generators: States) -> tuple[dict[str, Tensor], States, float]:
+        """The random numbers of a call, where their generator was before, and the seconds that it took."""
+        set_states(generators)
+        before = {self.device: state_of(self.device)}
+        started = self.clock()
+        return self.draws(), before, self.clock() - started
 
     def broken_patterns(self, execution: Execution) -> list[str]:
         """Values that no longer have the zeros that the proof used."""
@@ -90,19 +132,32 @@ class Runner:
 
     def sweep(self, execution: Execution, observe: Observe | None = None) -> Solution:
         """Solve by sweeps as far as they go; sets `Execution.solution`."""
+        if self.repeat is not None:
+            return self._repeated(self.repeat, execution, observe)
         assert self.proof.premises == self.plan.premises, "the proof is not this plan's"
         solve = self.solver(execution, observe)
-        solution = self._in_steps(solve.run(execution.init[0]), execution.init[0])
-        name = self._unbounded(execution, solution)
+        if self.recurrent is not None or self.chained is not None:
+            solution = solve.run(execution.init)
+            execution.env = solve.env
+        else:
+            solution = self._in_steps(solve.run(execution.init[0]), execution.init[0])
+        name = None if self.system is None else self._unbounded(execution, solution)
         if name is not None:
             bounds = self.system.bounds if self.system is not None else {}
             held = f"below {bounds[name]:.4g} in magnitude" if name in bounds else "finite"
-            why = f"{name} may not have been {held} in some step of the reference, so nothing is certified"
+            why = f"{key_text(name)} may not have been {held} in some step of the reference, so nothing is certified"
             solution = replace(solution, certified=0, ending=Ending.PREMISE, detail=why)
         execution.solution = solution
         record = execution.record
         record.certified, record.ending, record.detail = solution.certified, solution.ending, solution.detail
         return solution
+
+    def _repeated(self, repeat: Repeat, execution: Execution, observe: Observe | None) -> Solution:
+        guard = StepGuard(self.plan.costs if self.guarded else None, repeat.blocks)
+        equality, env, record = self.plan.equality, execution.env, execution.record
+        run = RepeatRun(repeat, equality, guard, guard.every, env, record, self.clock, observe)
+        execution.solution = run.run(execution.init)
+        return execution.solution
 
     def _in_steps(self, solution: Solution, init: Tensor) -> Solution:
         """The solution in terms of the reference's steps: of a partial one, those before the first that is missing.
@@ -111,7 +166,7 @@ class Runner:
         """
         assert self.solving is not None and self.system is not None
         done = self.solving.steps_done(solution.certified)
-        if not self.solving.order or solution.certified == self.solving.blocks:
+        if not self.solving.levels or solution.certified == self.solving.blocks:
             return solution
         return replace(solution, certified=done, state=self.system.reset_from(solution.state, init, done))
 
@@ -137,7 +192,7 @@ class Runner:
             self.solving,
             self.plan.schedule,
             self.plan.equality,
-            Guard(costs, self.solving.blocks),
+            Guard(costs, self.solving.blocks, drawn=execution.drawing_seconds),
             execution.env,
             execution.record,
             self.clock,
@@ -146,53 +201,77 @@ class Runner:
 
     def worth_starting(self) -> bool:
         """Whether the guard allows a first sweep at all."""
-        assert self.system is not None
         if not self.guarded:
             return True
-        exact = always_certifies(self.system, self.plan.schedule, self.plan.equality)
-        return Guard(self.plan.costs, self.system.blocks).allows(0, exact)
+        if self.repeat is not None:
+            return StepGuard(self.plan.costs, self.repeat.blocks).allows(0, False)
+        assert self.solving is not None
+        exact = always_certifies(self.solving, self.plan.schedule, self.plan.equality)
+        blocks, levels = self.solving.blocks, self.solving.levels
+        width = self.plan.schedule.ahead(0, blocks, levels) if self.solving.priced_by_width else None
+        return Guard(self.plan.costs, self.solving.blocks).allows(0, exact, width)
 
-    def resume_state(self, execution: Execution) -> tuple[int, Tensor]:
+    def resume_state(self, execution: Execution) -> tuple[int, tuple[Tensor, ...]]:
         """How many blocks are certified, and a state in which all later ones are as at the start."""
-        assert self.system is not None
         solution = execution.solution
         front = solution.certified if solution else 0
+        if self.recurrent is not None:
+            return front, self.recurrent.at(solution.state, front) if solution else execution.init
+        if self.system is None:
+            return front, solution.states if solution else execution.init
         state = solution.state if solution else execution.init[0]
-        return front, self.system.reset_from(state, execution.init[0], front)
+        return front, (self.system.reset_from(state, execution.init[0], front),)
 
     def finish(self, execution: Execution, observe: Observe | None = None) -> tuple[Tensor, ...]:
-        """The final state: what the sweeps certified, and the captured loop step by step for the rest."""
-        if self.system is None:
-            return self._run_body(execution)
+        """The final state, then what steps collected: as certified by sweeps, and step by step for the rest."""
+        if self.repeat is not None:
+            front, states = self.resume_state(execution)
+            return self.repeat.finish(execution.env, states, front)
+        if self.chained is not None:
+            solution = execution.solution
+            held, front = (solution.state, solution.certified) if solution else (None, 0)
+            return self.chained.finish(execution.env, held, front)
+        if self._steps is not None:
+            front, states = self.resume_state(execution)
+            kept = self._collected(execution, front)
+            return self._steps.finish(execution.env, states, kept, front)
+        assert self.system is not None
         solution = execution.solution
         if solution is not None and solution.certified == self.system.blocks:
             return (solution.state,)
-        front, state = self.resume_state(execution)
+        front, (state,) = self.resume_state(execution)
         for k in range(front, self.system.blocks):
             self.system.step(execution.env, state, k)
         return (state,)
 
-    def _run_body(self, execution: Execution) -> tuple[Tensor, ...]:
-        loop, body = self.program.loop, self._body
-        assert isinstance(loop, Loop) and body is not None
-        state = execution.init
-        names = [value.name for value in loop.carry]
-        for k in range(loop.hi - loop.lo):
-            state = self.body_step({**execution.env, **dict(zip(names, state, strict=True))}, k)
-        return state
+    def so_far(self, execution: Execution, solution: Solution) -> list[Tensor]:
+        """The results as far as sweeps have come: only if all blocks are certified those of the function."""
+        whole = self.recurrent or self.chained
+        if whole is None:
+            return self.results(execution, solution.states)
+        return self.results(execution, self.finish(execution)) if solution.certified == whole.blocks else []
 
-    def body_step(self, env: Mapping[str, Tensor], k: int) -> tuple[Tensor, ...]:
-        """One step of a loop that was not partitioned."""
-        loop, body = self.program.loop, self._body
-        assert body is not None
-        outputs = dict(zip(body.outputs, body.values(env, [loop.tables[t][k] for t in body.tables]), strict=True))
-        assert isinstance(loop, Loop)
-        return tuple(outputs[ref] if ref in outputs else env[ref.key] for ref in loop.body.outputs)
+    def _collected(self, execution: Execution, done: int) -> tuple[Tensor, ...]:
+        """What the first ``done`` steps collected, from the blocks that sweeps certified."""
+        if self.recurrent is None or execution.solution is None or not done or not self.recurrent.loop.collected:
+            return ()
+        return self.recurrent.collect(execution.env, execution.solution.state, done)
+
+    def one_step(self, execution: Execution, before: Sequence[Tensor], k: int) -> tuple[Tensor, ...]:
+        """The state after step ``k``, by the loop's own calls."""
+        if self.system is not None:
+            state = self.system.start_from(before[0])
+            self.system.step(execution.env, state, k)
+            return (state,)
+        if self.repeat is not None:
+            return self.repeat.steps(execution.env)(tuple(before))
+        assert self._steps is not None
+        return self._steps.bind(execution.env)(before, k)[: len(before)]
 
     def results(self, execution: Execution, state: Sequence[Tensor]) -> list[Tensor]:
         """The epilogue: the tensors of the function's result, in order."""
         loop = self.program.loop
-        names = [loop.carry.name] if isinstance(loop, ArrayLoop) else [value.name for value in loop.carry]
+        names = [ref.key for ref in loop.left] if isinstance(loop, Chain) else left(loop)
         env = {**execution.env, **dict(zip(names, state, strict=True))}
         outputs = dict(zip(self._epilogue.outputs, self._epilogue.values(env), strict=True))
         return [outputs[ref] for ref in self.program.epilogue.outputs]
@@ -202,6 +281,8 @@ class Runner:
     def certify(self, execution: Execution) -> Certificate:
         """What may be claimed of the result of a finished execution."""
         record = execution.record
+        if self.repeat is not None:
+            return claim(self.repeat, self.plan.equality, record)
         by_sweeps = execution.solution.certified if execution.solution else 0
         sweeps = [s for s in record.sweeps if s.certified]
         residual = error = None

@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from ..graph import Ref
-from ..plan import Bounded, Finite
+from ..plan import Bounded, Finite, Premise
 from ..program import ArrayLoop
 from ..proof import Proof, Wave
+from .blocks import Env, Values
 from .graphs import GraphCall, graph_call
 from .positions import Indexed, Positions
-from .premises import below, really_finite, reduced_precision, within_reduced_range
+from .premises import below, failed, really_finite, reduced_precision, within_reduced_range
 from .tail import Tail, Window
 from .windowed import Windowed
 from .workspace import Workspace
-
-Env = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,7 @@ class System:
     region: Positions
     finite: tuple[str, ...]  # values that every certifying sweep must find finite
     bounds: Mapping[str, float]  # those among them that must be smaller than a bound
+    premises: tuple[Premise, ...] = ()
     reads: tuple[int, ...] = ()  # the last block that each block reads
     levels: tuple[int, ...] = ()  # where each level ends, if the blocks are sorted by level
     order: tuple[int, ...] = ()  # then, for each block, which step of the reference it is
@@ -43,6 +43,20 @@ class System:
     @property
     def blocks(self) -> int:
         return self.loop.blocks
+
+    @property
+    def exact(self) -> bool:
+        """Whether every whole sweep certifies, because no operator of the tail rounds by shape."""
+        return self.tail.exact
+
+    @property
+    def priced_by_width(self) -> bool:
+        """The shared part is evaluated on the whole array, whatever the window."""
+        return False
+
+    def prepare(self, env: Env) -> Env:
+        """Nothing is needed besides."""
+        return env
 
     def constants(self, env: Env) -> Env:
         """``env`` with the work that depends on neither state nor step."""
@@ -69,20 +83,28 @@ class System:
         carried = {**env, self.loop.carry.name: state}
         return dict(zip((ref.key for ref in self.shared.outputs), self.shared.values(carried), strict=True))
 
-    def update(self, env: Env, state: Tensor, lo: int, hi: int, exact: bool) -> tuple[Tensor, list[Tensor]]:
+    def read(self, state: Tensor, lo: int, hi: int) -> Values:
+        """What blocks ``lo .. hi - 1`` hold, in lifted form."""
+        return (self.region.read(state, lo, hi),)
+
+    def write(self, state: Tensor, lo: int, hi: int, values: Values) -> None:
+        """Put values in lifted form in their places."""
+        self.region.write(state, lo, hi, values[0])
+
+    def update(self, env: Env, state: Tensor, lo: int, hi: int, exact: bool) -> tuple[Values, list[Tensor]]:
         """New values of blocks ``lo .. hi - 1`` in lifted form, and the tensors whose finiteness is a premise."""
         shared = self.evaluate(env, state)
         everything = {**env, **shared, self.loop.carry.name: state}
         values = self.tail(Window(lo, hi, everything, exact))
         if values.untyped_storage().data_ptr() == state.untyped_storage().data_ptr():
             values = values.clone()  # a step that only moves elements of the state: it is about to be written
-        return values, [everything[name] for name in self.finite]
+        return (values,), [everything[name] for name in self.finite]
 
-    def window(self, env: Env, workspace: Workspace, state: Tensor, lo: int, hi: int) -> Tensor:
+    def window(self, env: Env, workspace: Workspace, state: Tensor, lo: int, hi: int) -> Values:
         """New values of blocks ``lo .. hi - 1`` from the kept values of a workspace, in lifted form."""
         values = self.tail(Window(lo, hi, {**env, **workspace.kept, self.loop.carry.name: state}, False))
         storages = {t.untyped_storage().data_ptr() for t in (state, *workspace.kept.values())}
-        return values.clone() if values.untyped_storage().data_ptr() in storages else values
+        return (values.clone() if values.untyped_storage().data_ptr() in storages else values,)
 
     def premises_hold(self, values: list[Tensor], sums: Sequence[float]) -> bool:
         """Whether the values are finite, also once rounded to a reduced compute dtype, and within their bounds.
@@ -97,10 +119,15 @@ class System:
             return False
         return not reduced_precision(self.device) or within_reduced_range(values)
 
+    def failed(self, values: list[Tensor]) -> str:
+        """Which premise the values do not meet, as text."""
+        named = dict(zip(self.finite, values, strict=True))
+        return failed(self.premises, named, reduced_precision(self.device))
+
     def step(self, env: Env, state: Tensor, k: int) -> None:
         """One sequential step in place: the loop's own calls for block ``k``."""
         values, _ = self.update(env, state, k, k + 1, True)
-        self.region.write(state, k, k + 1, values)
+        self.write(state, k, k + 1, values)
 
     def start_from(self, init: Tensor) -> Tensor:
         """A fresh state with the contents of ``init`` in the layout that the author's loop has."""
@@ -118,15 +145,18 @@ class System:
 def by_levels(system: System, wave: Wave, align: int = 1) -> System:
     """The same system with its blocks sorted by level."""
     loop = system.loop.in_order(wave.order)
-    return replace(make_system(loop, wave.proof, system.device, align), levels=wave.ends, order=wave.order)
+    sorted_ = make_system(loop, wave.proof, system.device, align, wave.order)
+    return replace(sorted_, levels=wave.ends)
 
 
-def make_system(loop: ArrayLoop, proof: Proof, device: torch.device, align: int = 1) -> System:
-    """``loop`` compiled for ``device``, for the sweeps that ``proof`` allows."""
+def make_system(
+    loop: ArrayLoop, proof: Proof, device: torch.device, align: int = 1, order: tuple[int, ...] = ()
+) -> System:
+    """``loop`` compiled for ``device``, for the sweeps that ``proof`` allows; its steps may be in another ``order``."""
     premises = proof.premises
     finite = tuple(dict.fromkeys(p.value for p in premises if isinstance(p, Finite | Bounded)))
     own = {node.name for node in loop.shared.nodes}
-    extra = [Ref(name) for name in finite if name in own]
+    extra = [ref for ref in map(Ref.of, finite) if ref.name in own]
     axes = tuple(
         Indexed(axis.dim, tuple(int(v) for v in loop.tables[axis.table]), axis.length) for axis in loop.write.axes
     )
@@ -135,10 +165,12 @@ def make_system(loop: ArrayLoop, proof: Proof, device: torch.device, align: int 
         device,
         graph_call(loop.invariant, device),
         graph_call(loop.shared, device, extra),
-        Tail(loop, device),
+        Tail(loop, device, order),
         Positions(loop.carry.type.shape, axes),
         finite,
         {p.value: p.bound for p in premises if isinstance(p, Bounded)},
+        premises,
         proof.reads,
+        order=order,
         windowed=Windowed(loop, proof.windows, device, align) if proof.windows is not None else None,
     )

@@ -16,7 +16,9 @@ from torch import Tensor
 from ..plan import Method, Schedule
 from ..program import ArrayLoop
 from ..windows import WindowProgram, Windows
+from .binding import bind
 from .graphs import graph_call
+from .lowering import channels_last
 from .workspace import PROGRAMS, Bound, Workspace
 
 Env: TypeAlias = Mapping[str, Tensor]
@@ -38,6 +40,7 @@ class Windowed:
         self._fill = graph_call(loop.shared, device, [b.ref for b in self.layout.buffers if b.ref.name in own])
         self._programs: dict[tuple[int, int], WindowProgram] = {}
         self._orders = [torch.tensor(order, device=device) for order in self.layout.orders]
+        self._channels_last = channels_last(loop, self.layout, device)
         self._pool: list[Workspace] = []
         self._lock = Lock()  # between finding a workspace in the pool and taking it
 
@@ -70,7 +73,7 @@ class Windowed:
 
     def prepare(self, workspace: Workspace, settled: int, hi: int) -> Bound:
         """The calls of a window, bound to the workspace when it is first seen."""
-        return workspace.bind((settled, hi), lambda: self.program(settled, hi))
+        return workspace.bind((settled, hi), lambda: bind(workspace, self.program(settled, hi)))
 
     def program(self, settled: int, hi: int) -> WindowProgram:
         """The instructions of a window."""
@@ -90,4 +93,4 @@ class Windowed:
             for position, workspace in enumerate(self._pool):
                 if workspace.inference == inference:
                     return self._pool.pop(position)
-        return Workspace(self.layout, self.device, self._orders, inference)
+        return Workspace(self.layout, self.device, self._orders, inference, self._channels_last)

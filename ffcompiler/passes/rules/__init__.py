@@ -7,7 +7,7 @@ of zeros and NaN included. Too large is sound and costs speed; too small is wron
 from __future__ import annotations
 
 from ..latest import Rule
-from . import attention, convolutions, elementwise, indexing, moves, norms, products, reductions
+from . import attention, cells, convolutions, elementwise, indexing, moves, norms, products, reductions
 
 RULES: dict[str, Rule] = {
     **elementwise.TABLE,
@@ -18,5 +18,6 @@ RULES: dict[str, Rule] = {
     **reductions.TABLE,
     **norms.TABLE,
     **attention.TABLE,
+    **cells.TABLE,
 }
 """By the operator's full name."""

@@ -87,15 +87,20 @@ def _row(it: Interpretation, node: Node, args: tuple[Any, ...]) -> tuple[Bools, 
 # ---------------------------------------------------------------------------------------------------- products
 
 
-def of_two_states(it: Interpretation, node: Node, a: Ref, b: Ref) -> Latest:
+def of_two_states(it: Interpretation, node: Node, a: Ref, b: Ref, added: Any = None) -> Latest:
     """``latest`` of ``a @ b`` ([.., M, K] and [.., K, N]), without summed-over entries where a factor is known zero.
 
-    Attention weights are: where a key is hidden. The other factor must be finite for it, which becomes a premise.
+    Attention weights are: where a key is hidden. The other factor must be finite for it, and what is ``added`` to the
+    sums hold no -0, which become premises.
     """
     rank = max(len(it.shape(a)), len(it.shape(b)))
     la, lb = joined([it.of(a)], rank), joined([it.of(b)], rank)
     result = np.maximum(over(la, -1), over(lb, -2))
+    if not it.may_cut(added, node):
+        return result
     zero_a, zero_b = _zeros(it, a, b, rank), _zeros(it, b, a, rank)
+    if zero_a is not None or zero_b is not None:
+        it.require_no_negative_zero(added, node)
     if zero_a is not None:
         it.require_finite(b, node)
         result = np.minimum(result, _left_out(~zero_a, la, lb))

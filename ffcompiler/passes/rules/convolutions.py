@@ -50,8 +50,7 @@ def convolution(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest
         return it.everything(node)
     geometry = Geometry(per_axis("stride"), per_axis("padding"), per_axis("dilation"), transposed, known["groups"])
     constant = it.is_constant(weight)
-    cuts = constant and not it.has_negative_zero(bias)
-    nonzero = it.cut(weight, state, node) if cuts else np.ones(it.shape(weight), np.bool_)
+    nonzero = it.cut(weight, state, node, bias) if constant else np.ones(it.shape(weight), np.bool_)
     latest, shape = it.of(state), it.shape(state)
     batched = len(shape) == spatial + 2
     latest, shape = (latest, shape) if batched else (latest[None], (1, *shape))

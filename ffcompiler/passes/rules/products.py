@@ -50,24 +50,25 @@ def _max_over(row: npt.NDArray[np.int32], nonzero: Mask) -> Latest:
     return np.where(sorted_nonzero.any(axis=0), row[order][first], NEVER).astype(np.int32)
 
 
-def product(it: Interpretation, node: Node, a: Ref, b: Ref, zeros: bool = True) -> Latest:
+def product(it: Interpretation, node: Node, a: Ref, b: Ref, zeros: bool = True, added: Any = None) -> Latest:
     """``a @ b`` of matrices, or of stacks of them; a vector is a row on the left, a column on the right.
 
-    ``zeros``: whether the zeros of a constant factor may be used.
+    ``zeros``: whether zeros of a factor may be used; ``added``: what the sums have besides the products.
     """
     la, lb = it.of(a), it.of(b)
     la, lb = (la[None] if la.ndim == 1 else la), (lb[:, None] if lb.ndim == 1 else lb)
     rank = max(la.ndim, lb.ndim)
     if zeros and it.is_constant(b):
-        nonzero = it.cut(b, a, node)
+        nonzero = it.cut(b, a, node, added)
         result = through(joined([la], rank), nonzero[:, None] if nonzero.ndim == 1 else nonzero)
     elif zeros and it.is_constant(a):
-        nonzero = it.cut(a, b, node)
+        nonzero = it.cut(a, b, node, added)
         nonzero = nonzero[None] if nonzero.ndim == 1 else nonzero
         result = _flipped(through(_flipped(joined([lb], rank)), _flipped(nonzero)))
     else:
         matrices = min(len(it.shape(a)), len(it.shape(b))) > 1
-        result = of_two_states(it, node, a, b) if zeros and matrices else joined([over(la, -1), over(lb, -2)], rank)
+        zeros = zeros and matrices
+        result = of_two_states(it, node, a, b, added) if zeros else joined([over(la, -1), over(lb, -2)], rank)
     column = len(it.shape(b)) == 1
     result = result[..., 0] if column else result
     return result if len(it.shape(a)) > 1 else result[..., 0] if column else result[..., 0, :]
@@ -85,8 +86,7 @@ def matmul(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
 def addmm(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
     """``beta * bias + alpha * (a @ b)``: with an ``alpha`` of which a kernel could scale a factor, no use of zeros."""
     bias, a, b, beta, alpha = args
-    zeros = beta == 1 and alpha == 1 and not it.has_negative_zero(bias)
-    return joined([product(it, node, a, b, zeros), it.of(bias)], rank_of(node))
+    return joined([product(it, node, a, b, beta == 1 and alpha == 1, bias), it.of(bias)], rank_of(node))
 
 
 def addbmm(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
@@ -98,8 +98,8 @@ def linear(it: Interpretation, node: Node, args: tuple[Any, ...]) -> Latest:
     """``input @ weight.T + bias`` over the last axis, with any leading axes."""
     state, weight, bias = args
     latest, vector = it.of(state), len(it.shape(weight)) == 1
-    if it.is_constant(weight) and not it.has_negative_zero(bias):
-        nonzero = it.cut(weight, state, node)
+    if it.is_constant(weight):
+        nonzero = it.cut(weight, state, node, bias)
         result = through(latest[None], (nonzero[None] if vector else nonzero).T)[0]
     else:
         rows = over(it.of(weight), -1)  # every term

@@ -81,8 +81,8 @@ def score_range(it: Interpretation, scores: Any, bound: float, node: Node) -> Ra
 
 
 def requirable(it: Interpretation, arg: Any) -> bool:
-    """Whether a run can look at a value: a whole one of floats, outside of the tail."""
-    return isinstance(arg, Ref) and arg.output is None and it.use_zeros and largest_of(it.type(arg).dtype) is not None
+    """Whether a run can look at a value: one of floats, outside of the tail."""
+    return isinstance(arg, Ref) and it.use_zeros and largest_of(it.type(arg).dtype) is not None
 
 
 def largest_of(dtype: str) -> float | None:

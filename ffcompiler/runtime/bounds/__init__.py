@@ -6,11 +6,12 @@ and overflow on the way included; room for one relative rounding is added afterw
 
 from __future__ import annotations
 
+from . import cells as cells
 from . import choices as choices
 from . import combining, elementwise, moves
 from .spans import ANY, Bounds, Rule, Span, around, largest, limit
 
-RULES: dict[str, Rule] = {**elementwise.TABLE, **choices.TABLE, **moves.TABLE, **combining.TABLE}
+RULES: dict[str, Rule] = {**elementwise.TABLE, **choices.TABLE, **moves.TABLE, **combining.TABLE, **cells.TABLE}
 """By the operator's full name."""
 
 __all__ = ["ANY", "RULES", "Bounds", "Rule", "Span", "around", "largest", "limit"]

@@ -1,0 +1,73 @@
+"""The modes a function is called in: besides the arguments, they decide which calls it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+Ambient: TypeAlias = tuple[torch.dtype | None, torch.dtype | None, torch.dtype, torch.device]
+"""Autocast on the CPU and on CUDA (its dtype, or None), the default dtype, the default device."""
+_NAMES = ("autocast on cpu", "autocast on cuda", "default dtype", "default device")
+_USUAL = ("None", "None", "torch.float32", "cpu")
+NAMED = 4
+"""Up to so many modules in training are named; more are counted."""
+
+
+def ambient() -> Ambient:
+    """The process-wide (or thread-wide) settings as they are now."""
+    return (_autocast("cpu"), _autocast("cuda"), torch.get_default_dtype(), torch.get_default_device())
+
+
+def _autocast(device: str) -> torch.dtype | None:
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def ambient_change(was: Ambient, now: Ambient) -> str | None:
+    """The first setting that is not as it was."""
+    changed = next((i for i, (a, b) in enumerate(zip(was, now, strict=True)) if a != b), None)
+    return None if changed is None else f"{_NAMES[changed]} was {was[changed]}, is {now[changed]}"
+
+
+def training_flags(modules: Sequence[nn.Module]) -> tuple[bool, ...]:
+    return tuple([module.training for module in modules])
+
+
+def described(modes: Ambient, training: Mapping[str, bool]) -> tuple[tuple[str, str], ...]:
+    """Modes for people: settings that are not the usual ones, and which modules are in training."""
+    unusual = [
+        (name, str(value)) for name, value, usual in zip(_NAMES, modes, _USUAL, strict=True) if str(value) != usual
+    ]
+    return (*unusual, *([("training", _training(training))] if training else []))
+
+
+def _training(flags: Mapping[str, bool]) -> str:
+    """``no module``, ``every module``, or which ones."""
+    on = [path for path, flag in flags.items() if flag]
+    if len(on) in (0, len(flags)):
+        return "every module" if on else "no module"
+    return ", ".join(on) if len(on) <= NAMED else f"{len(on)} of {len(flags)} modules"
+
+
+@contextmanager
+def casts_repeated() -> Iterator[None]:
+    """Autocast casts a weight each time that it is read, so that every step of a loop makes the calls of the first.
+
+    With its cache the first step casts, and later ones read what it made. The bits are the same.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
+@contextmanager
+def as_recorded(device: torch.device) -> Iterator[None]:
+    """For the evaluation of recorded graphs: without gradients, and without autocast, whose casts they hold already."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield

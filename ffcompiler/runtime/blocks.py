@@ -1,0 +1,74 @@
+"""What the solve loop asks of a triangular system, whatever its blocks are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from torch import Tensor
+
+from .windowed import Windowed
+from .workspace import Workspace
+
+Env: TypeAlias = Mapping[str, Tensor]
+State: TypeAlias = Any
+"""All blocks of a system: the array of an array loop; of a recurrence its trajectory, one tensor for each leaf."""
+Values: TypeAlias = tuple[Tensor, ...]
+"""Values of consecutive blocks: for each leaf one tensor, the blocks along its first dimension."""
+
+
+class Blocks(Protocol):
+    """A triangular system ready to run. It holds no state of any run."""
+
+    @property
+    def blocks(self) -> int: ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether every sweep gives a block the bits that its step gives."""
+        ...
+
+    @property
+    def priced_by_width(self) -> bool:
+        """Whether a sweep costs what its window has, and not what the whole system has."""
+        ...
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Where each level ends, if the blocks are sorted by level."""
+        ...
+
+    @property
+    def windowed(self) -> Windowed | None: ...
+
+    def prepare(self, env: Env) -> Env:
+        """``env`` with what only sweeps need, once per run."""
+        ...
+
+    def start_from(self, init: Any) -> State:
+        """A guess of all blocks, from the loop's first state."""
+        ...
+
+    def read(self, state: State, lo: int, hi: int) -> Values: ...
+
+    def write(self, state: State, lo: int, hi: int, values: Values) -> None: ...
+
+    def update(self, env: Env, state: State, lo: int, hi: int, exact: bool) -> tuple[Values, list[Tensor]]:
+        """New values of blocks ``lo .. hi - 1``, and the tensors that premises are about."""
+        ...
+
+    def window(self, env: Env, workspace: Workspace, state: State, lo: int, hi: int) -> Values:
+        """New values from the kept values of a workspace."""
+        ...
+
+    def premises_hold(self, values: list[Tensor], sums: Sequence[float]) -> bool: ...
+
+    def failed(self, values: list[Tensor]) -> str: ...
+
+    def final(self, known: int, computed: int) -> int:
+        """How many leading blocks are final after a sweep computed those before ``computed`` from ``known`` final."""
+        ...
+
+    def steps_done(self, blocks: int) -> int:
+        """How many leading steps of the reference are among the first ``blocks`` blocks."""
+        ...

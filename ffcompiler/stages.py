@@ -1,0 +1,82 @@
+"""A chain of unlike blocks told to its user: families, stages, levels, and what a sweep costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .graph import Graph
+from .plan import Costs, Plan
+from .program import Chain
+
+SHOWN = 4  # families, and operators of one
+
+
+def chain_lines(plan: Plan, chain: Chain) -> list[str]:
+    """What stands under "why" in an explanation."""
+    return [_blocks(plan, chain), *_families(chain), _levels(chain), *_costs(plan.costs, chain)]
+
+
+def chain_changes(plan: Plan) -> list[str]:
+    """What would make sweeps pay."""
+    return [
+        "a device on which many blocks at once take about the time of one: here they run one after the other, so that a "
+        "sweep over all blocks costs what the whole function does",
+        "fewer levels: branches that do not read each other are computed together",
+    ]
+
+
+def _blocks(plan: Plan, chain: Chain) -> str:
+    own = [family for k, family in enumerate(chain.families) if k not in chain.joints]
+    assert plan.program is not None
+    ends = f"a stem of {len(plan.program.prologue.nodes)} operators before, a head of {len(plan.program.epilogue.nodes)}"
+    return f"{len(own)} blocks in {_counted(len(set(own)), 'family', 'families')}{_stages(chain)}; {ends} after"
+
+
+def _stages(chain: Chain) -> str:
+    """How many blocks stand between the joints."""
+    if not chain.joints:
+        return ""
+    cuts = [-1, *chain.joints, chain.blocks]
+    counts = [b - a - 1 for a, b in zip(cuts, cuts[1:], strict=False)]
+    return f", {_listed(counts)} of them between {_counted(len(chain.joints), 'transition', 'transitions')}"
+
+
+def _listed(counts: list[int]) -> str:
+    return f"{', '.join(map(str, counts[:-1]))} and {counts[-1]}"
+
+
+def _families(chain: Chain) -> list[str]:
+    """The largest ones: how many blocks, which operators, where."""
+    first = {family: chain.graphs[k] for k, family in reversed(list(enumerate(chain.families)))}
+    joints = {chain.families[k] for k in chain.joints}
+    counts = Counter(chain.families).most_common()
+    lines = [_family(count, first[family], family in joints) for family, count in counts[:SHOWN]]
+    return lines + ([f"and {len(counts) - SHOWN} families more"] if len(counts) > SHOWN else [])
+
+
+def _family(count: int, graph: Graph, joint: bool) -> str:
+    ops = list(dict.fromkeys(node.op.split(".")[1] for node in graph.nodes))
+    named = ", ".join(ops[:SHOWN]) + (", .." if len(ops) > SHOWN else "")
+    kind = _counted(count, "transition", "transitions") if joint else _counted(count, "block", "blocks")
+    return f"{kind} of {len(graph.nodes)} operators ({named}) like those from {graph.nodes[0].source} on"
+
+
+def _levels(chain: Chain) -> str:
+    if len(chain.levels) == chain.blocks:
+        return f"each reads the one before it: {chain.blocks} levels, after as many sweeps all are final"
+    return (
+        f"{chain.blocks} in {len(chain.levels)} levels that do not read each other: wavefront needs "
+        f"{len(chain.levels)} sweeps and no iteration"
+    )
+
+
+def _costs(costs: Costs | None, chain: Chain) -> list[str]:
+    if costs is None:
+        return []
+    reference = costs.step * chain.blocks
+    share = f" ({100 * costs.sweep / reference:.0f} %)" if reference else ""
+    return [f"one sweep over all blocks takes {costs.sweep:.4g} s{share}, the whole function {reference:.4g} s"]
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

@@ -1,0 +1,82 @@
+"""Whether sweeps may solve a recurrence on this device, under the equality that was asked for; and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .capture import Captured, Replay
+from .graph import Node
+from .plan import Bits, Equality
+from .proof import Refusal
+from .runtime.equality import same_bits
+from .runtime.recurrent import Recurrent
+from .runtime.runner import Runner
+
+NEAR = 1e-3
+"""Of the largest element: how far a lifted step may be from the step itself, in the precision of float32."""
+
+
+def sweepable(runner: Runner, captured: Captured, weights: Mapping[str, Tensor], equality: Equality) -> Refusal | None:
+    """None if sweeps may run; else the operator that is in the way, its line, and what to do."""
+    system = runner.recurrent
+    assert system is not None
+    if (why := obstacle(system, equality)) is not None:
+        return why
+    with torch.no_grad():
+        wrong = next((place for r in captured.replays if (place := _wrong(runner, system, r, weights))), None)
+    if wrong is None:
+        return None
+    return Refusal(f"on this device many steps at once do not give what single steps give: {wrong}")
+
+
+def obstacle(system: Recurrent, equality: Equality) -> Refusal | None:
+    """The operator that many steps at once cannot have, or not with the bits of single ones."""
+    if system.unlifted:
+        return Refusal(
+            f"{_place(system.unlifted[0])} cannot be evaluated for many steps at once (it has no batching rule, or its "
+            "shape depends on the step's number)\n  write it with other operators, or move it out of the loop"
+        )
+    if isinstance(equality, Bits) and not system.exact:
+        return Refusal(
+            f"{_place(system.inexact[0])} may round otherwise for many steps at once than for one: sweeps would "
+            "not give the bits of the loop\n"
+            "  equality=ffc.tolerance(1e-6, 1e-6) lets sweeps solve it: then the residual of every step is within "
+            "the tolerance, and the run reports an estimated error"
+        )
+    return None
+
+
+def _place(node: Node) -> str:
+    return f"{node.op} at {node.source}"
+
+
+def _wrong(runner: Runner, system: Recurrent, replay: Replay, weights: Mapping[str, Tensor]) -> str | None:
+    """The first of the recorded steps that comes out otherwise among all steps; they all begin from its state."""
+    execution = runner.begin(replay.arguments, weights, replay.generators)
+    env = system.prepare(execution.env)
+    agree = same_bits if system.exact else _near
+    for checkpoint in replay.checkpoints:
+        try:
+            values, _ = system.update(env, system.start_from(checkpoint.before), 0, system.blocks, False)
+        except AssertionError:  # our own logic
+            raise
+        except Exception:  # the user's operators, on states that other steps never have: nothing to compare
+            continue
+        if not all(map(agree, (leaf[checkpoint.position] for leaf in values), checkpoint.after)):
+            return f"the state after step {checkpoint.position} of the loop"
+    return None
+
+
+def _near(got: Tensor, expected: Tensor) -> bool:
+    """Alike but for rounding."""
+    if not expected.dtype.is_floating_point and not expected.dtype.is_complex:
+        return torch.equal(got, expected)
+    kind = torch.complex128 if expected.dtype.is_complex else torch.float64
+    precision = torch.finfo(expected.dtype).eps / torch.finfo(torch.float32).eps
+    a, b = got.to(kind), expected.to(kind)
+    finite = b.abs().nan_to_num(nan=0.0, posinf=0.0)
+    limit = NEAR * max(precision, 1e-3) * (1.0 + float(finite.max()) if b.numel() else 1.0)
+    return torch.allclose(a, b, 0.0, min(limit, 0.5), equal_nan=True)

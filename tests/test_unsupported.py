@@ -1,0 +1,214 @@
+"""What cannot be captured or parallelised: the message has what, where and what to do; the function runs all the same.
+
+One program for each obstacle that was met in published sequential loops and is still in the way.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from systems import randn
+from test_catalogue import assert_same
+from torch import Tensor, nn
+
+import ffcompiler as ffc
+from ffcompiler.runtime.record import Ending
+
+LOWER = torch.ones(6, 6).triu(1)
+HERE = Path(__file__).name
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A program, how its message begins, the text of the line that it must name, and the advice."""
+
+    function: Callable[[Tensor], Any]
+    what: str
+    where: str  # in the source of this file; "" where there is no line to name
+    advice: str
+
+
+def written(x: Tensor, i: int, value: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, i] = value
+    return x
+
+
+def looped(body: Callable[[int, Tensor, Tensor], Any]) -> Callable[[Tensor], Any]:
+    return lambda u: ffc.fori_loop(0, 6, lambda i, x: body(i, x, u), torch.zeros_like(u))
+
+
+OBSTACLES: dict[str, Obstacle] = {}
+
+
+def obstacle(what: str, where: str, advice: str) -> Callable[[Callable[[Tensor], Any]], Callable[[Tensor], Any]]:
+    def add(function: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        OBSTACLES[function.__name__] = Obstacle(function, what, where, advice)
+        return function
+
+    return add
+
+
+def step_obstacle(what: str, where: str, advice: str) -> Callable[[Callable[[int, Tensor, Tensor], Any]], None]:
+    def add(body: Callable[[int, Tensor, Tensor], Any]) -> None:
+        OBSTACLES[body.__name__] = Obstacle(looped(body), what, where, advice)
+
+    return add
+
+
+@step_obstacle("becomes a Python number", "if x.sum() > 3:  # data", "torch.where")
+def branch_on_data(i: int, x: Tensor, u: Tensor) -> Tensor:
+    if x.sum() > 3:  # data
+        return written(x, i, u[:, i])
+    return written(x, i, (x @ LOWER + u)[:, i])
+
+
+@step_obstacle("becomes a Python number", "token = int(x[0, i].item())", "keep the decision in tensors")
+def item(i: int, x: Tensor, u: Tensor) -> Tensor:
+    token = int(x[0, i].item())
+    return written(x, i, (x @ LOWER)[:, i] + u[:, token])
+
+
+@step_obstacle("used the number", "+ row[0] + u[:, i])", "(.tolist(), .numpy())")
+def tolist(i: int, x: Tensor, u: Tensor) -> Tensor:
+    row = x[0].tolist()
+    return written(x, i, (x @ LOWER)[:, i] + row[0] + u[:, i])
+
+
+@step_obstacle("used the number", "* random.random()", "(a counter, numpy, random, a file)")
+def python_random(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, (x @ LOWER)[:, i] + u[:, i] * random.random())
+
+
+@step_obstacle("used the number", "* float(np.random.rand())", "(a counter, numpy, random, a file)")
+def numpy_random(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, (x @ LOWER)[:, i] + u[:, i] * float(np.random.rand()))
+
+
+@step_obstacle("used the number", "float(np.tanh(u.numpy()).max())", "(a counter, numpy, random, a file)")
+def numpy_in_the_loop(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, (x @ LOWER)[:, i] + u[:, i] * float(np.tanh(u.numpy()).max()))
+
+
+BN = nn.BatchNorm1d(6, affine=False)
+
+
+@step_obstacle("native_batch_norm", "BN(x @ LOWER)[:, i] + u[:, i]  # training", "model.eval()")
+def train_mode_batch_norm(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, BN(x @ LOWER)[:, i] + u[:, i]  # training
+                   )  # fmt: skip
+
+
+@step_obstacle(
+    "is not among those that ffcompiler admits", "torch.special.bessel_j0(x @ LOWER)", "write it with others"
+)
+def an_operator_that_is_not_admitted(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, torch.special.bessel_j0(x @ LOWER)[:, i] + u[:, i])
+
+
+@step_obstacle("differs from the first step", "return written(x, i, (y + u)[:, i])", "out of the loop")
+def a_first_step_of_its_own(i: int, x: Tensor, u: Tensor) -> Tensor:
+    y = x @ LOWER if i == 0 else torch.tanh(x @ LOWER)
+    return written(x, i, (y + u)[:, i])
+
+
+@step_obstacle("returns a state of another form", "lambda u: ffc.fori_loop(0, 6", "allocate all of it before the loop")
+def a_growing_state(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return torch.cat([x, u[:, i : i + 1]], 1)
+
+
+@obstacle("may hold tensors only", "return ffc.fori_loop(0, 6, counted, (torch.zeros_like(u), 0))", "keep counters out")
+def a_counter_in_the_state(u: Tensor) -> Any:
+    def counted(i: int, state: Any) -> Any:
+        x, n = state
+        return written(x, i, (x @ LOWER + u)[:, i]), n + 1
+
+    return ffc.fori_loop(0, 6, counted, (torch.zeros_like(u), 0))
+
+
+LOG = torch.zeros(6)
+
+
+@step_obstacle("exists outside the loop's state", "LOG[i] = u[0, i]", "return the changed tensor")
+def a_log_on_the_side(i: int, x: Tensor, u: Tensor) -> Tensor:
+    LOG[i] = u[0, i]
+    return written(x, i, (x @ LOWER + u)[:, i])
+
+
+@obstacle("becomes a Python number", "while x.abs().sum() < 30:", "keep the decision in tensors")
+def a_trip_count_that_depends_on_data(u: Tensor) -> Tensor:
+    x = ffc.fori_loop(0, 6, lambda i, x: written(x, i, (x @ LOWER + u)[:, i]), torch.zeros_like(u))
+    while x.abs().sum() < 30:
+        x = x + 1
+    return x
+
+
+@step_obstacle("draws random numbers", "torch._standard_gamma(u.abs() + 1)", "draw before")
+def draws_by_rejection(i: int, x: Tensor, u: Tensor) -> Tensor:
+    return written(x, i, (x @ LOWER)[:, i] + torch._standard_gamma(u.abs() + 1)[:, i])
+
+
+@step_obstacle("reads a tensor that an earlier step", "x + F.relu(kept[-1])", "hand it on in the state")
+def state_in_an_attribute(i: int, x: Tensor, u: Tensor) -> Tensor:
+    y = x + F.relu(kept[-1]) if len(kept) > 1 and i else x
+    kept.append(y * 0.5)
+    return written(x, i, (y @ LOWER + u)[:, i])
+
+
+kept: list[Tensor] = [torch.zeros(3, 6)]
+
+
+def line_of(text: str) -> int:
+    """The number of the line with ``text`` in this file, outside of the decorators."""
+    lines = Path(__file__).read_text(encoding="utf-8").split("\n")
+    found = [n for n, line in enumerate(lines, 1) if text in line and f'"{text}"' not in line]
+    assert len(found) == 1, (text, found)
+    return found[0]
+
+
+def fresh() -> None:
+    """Everything on the side as at the start."""
+    del kept[1:]
+    LOG.zero_()
+    BN.reset_running_stats()
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_the_message_says_what_where_and_what_to_do(name: str) -> None:
+    case = OBSTACLES[name]
+    fresh()
+    with pytest.raises(ffc.CaptureError) as caught:
+        ffc.compile(case.function, (randn(3, 6),), on_unsupported="raise")
+    message = str(caught.value)
+    assert case.what in message and case.advice in message, message
+    assert f"{HERE}:{line_of(case.where)} in" in message, message
+    assert len(message.split("\n")) >= 2, "what and where, then what to do"
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_with_sequential_the_function_runs_as_it_is_whatever_schedule_is_asked_for(name: str) -> None:
+    case = OBSTACLES[name]
+    fresh()
+    compiled = ffc.compile(case.function, (randn(3, 6),), schedule="jacobi", on_unsupported="sequential")
+    assert case.what in str(compiled.explain())
+    for seed in (0, 3):
+        u = randn(3, 6, seed=seed)
+        fresh()
+        got, record = compiled.run(u)
+        fresh()
+        with torch.no_grad():
+            assert_same(got, case.function(u))
+        assert record.ending is Ending.SEQUENTIAL and case.what in record.detail
