@@ -15,8 +15,7 @@ from torch import Tensor
 from .live import Live
 from .modes import as_recorded
 from .plan import Bits, Candidate, Costs, Method, Plan, Schedule
-from .program import Recurrence
-from .program import Chain
+from .program import Chain, Recurrence
 from .proof import Proof
 from .runtime.equality import same_bits
 from .runtime.record import Ending, RunRecord

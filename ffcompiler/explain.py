@@ -186,7 +186,7 @@ def _changes(plan: Plan) -> list[str]:
     if plan.refusal is not None:
         return ["what stands above under why: the masks, the order of positions, or the form of the loop"]
     if isinstance(plan.system, Chain) and plan.schedule.method is Method.SEQUENTIAL:
-        return chain_changes(plan)
+        return chain_changes()
     if plan.schedule.method is Method.SEQUENTIAL:
         changes = ["a larger array, or steps that cost more: sweeps pay when one sweep costs much less than all steps"]
         return changes + (["a tolerance: sweeps stop earlier"] if isinstance(plan.equality, Bits) else [])

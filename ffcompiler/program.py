@@ -295,7 +295,7 @@ class ArrayLoop:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A triangular system of unlike blocks: ``graphs[k]`` computes the values of block ``k`` from those of earlier ones.
+    """A triangular system of unlike blocks: ``graphs[k]`` computes the values of block ``k`` from those before it.
 
     The blocks stand in order of depth: those of one level read none of each other. ``families[k]``: blocks of the same
     operators, up to weights and shapes, have the same number. ``joints``: the blocks that lead from one stage of the

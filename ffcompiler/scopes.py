@@ -171,8 +171,9 @@ def _block_scopes(chain: Chain, before: Environment) -> Iterator[Scope]:
     """One for each block: it sees what those before it hand on."""
     seen = dict(before)
     for k, graph in enumerate(chain.graphs):
-        yield Scope(f"block{k}", graph, seen)
-        seen = {**seen, **handed_on(graph)}
+        read = {ref.name for ref in (*(ref for node in graph.nodes for ref in node.refs()), *graph.outputs)}
+        yield Scope(f"block{k}", graph, {name: seen[name] for name in read if name in seen})
+        seen |= handed_on(graph)
 
 
 def result_type(types: Types, output: int | None) -> TensorType | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from .graph import Graph
 from .plan import Costs, Plan
 from .program import Chain
 
 SHOWN = 4  # families, and operators of one
+MANY_AT_ONCE = (
+    "a device on which many blocks at once take about the time of one: here they run one after the other, so a sweep "
+    "over all blocks costs what the whole function does"
+)
 
 
 def chain_lines(plan: Plan, chain: Chain) -> list[str]:
@@ -16,11 +21,10 @@ def chain_lines(plan: Plan, chain: Chain) -> list[str]:
     return [_blocks(plan, chain), *_families(chain), _levels(chain), *_costs(plan.costs, chain)]
 
 
-def chain_changes(plan: Plan) -> list[str]:
+def chain_changes() -> list[str]:
     """What would make sweeps pay."""
     return [
-        "a device on which many blocks at once take about the time of one: here they run one after the other, so that a "
-        "sweep over all blocks costs what the whole function does",
+        MANY_AT_ONCE,
         "fewer levels: branches that do not read each other are computed together",
     ]
 
@@ -28,8 +32,10 @@ def chain_changes(plan: Plan) -> list[str]:
 def _blocks(plan: Plan, chain: Chain) -> str:
     own = [family for k, family in enumerate(chain.families) if k not in chain.joints]
     assert plan.program is not None
-    ends = f"a stem of {len(plan.program.prologue.nodes)} operators before, a head of {len(plan.program.epilogue.nodes)}"
-    return f"{len(own)} blocks in {_counted(len(set(own)), 'family', 'families')}{_stages(chain)}; {ends} after"
+    stem, head = len(plan.program.prologue.nodes), len(plan.program.epilogue.nodes)
+    families = _counted(len(set(own)), "family", "families")
+    ends = f"a stem of {stem} operators before, a head of {head} after"
+    return f"{len(own)} blocks in {families}{_stages(chain)}; {ends}"
 
 
 def _stages(chain: Chain) -> str:
@@ -37,7 +43,7 @@ def _stages(chain: Chain) -> str:
     if not chain.joints:
         return ""
     cuts = [-1, *chain.joints, chain.blocks]
-    counts = [b - a - 1 for a, b in zip(cuts, cuts[1:], strict=False)]
+    counts = [b - a - 1 for a, b in pairwise(cuts)]
     return f", {_listed(counts)} of them between {_counted(len(chain.joints), 'transition', 'transitions')}"
 
 

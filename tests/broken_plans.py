@@ -6,7 +6,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from plans import CHAIN, DRAWING, MADE, MADE_LOOP, NO_PROGRAM, OVERWRITING, RECURRENCE, REPEATED, STRAIGHT, UNROLLED, f32, node, r
+from plans import (
+    CHAIN,
+    DRAWING,
+    MADE,
+    MADE_LOOP,
+    NO_PROGRAM,
+    OVERWRITING,
+    RECURRENCE,
+    REPEATED,
+    STRAIGHT,
+    UNROLLED,
+    f32,
+    node,
+    r,
+)
 
 from ffcompiler.graph import Graph, Ref, Step, Symbol, SymbolKind, TensorType, Value
 from ffcompiler.plan import (

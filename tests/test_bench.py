@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from ffcompiler.bench import harness, samplers
+from ffcompiler.bench import harness, recurrences, samplers
 from ffcompiler.bench.harness import Clock, Load, Moment, load_between, measure, pinned_threads
 from ffcompiler.bench.rewrites import fold_masks
 from ffcompiler.cli import main
-from ffcompiler.cli.parser import BENCHMARKS
+from ffcompiler.cli.parser import BENCHMARKS, RECURRENCES
 from ffcompiler.cli.terminal import to_json
 from ffcompiler.zoo import made, pixelcnn
 from ffcompiler.zoo.made import MADE, MaskedLinear, logistic_noise
@@ -144,6 +144,21 @@ def test_the_pixelcnn_benchmark_runs_every_variant_to_equal_bits():
 
 def test_the_command_knows_the_benchmarks_that_there_are():
     assert set(BENCHMARKS) == set(samplers.SUBJECTS)
+    assert set(RECURRENCES) == set(recurrences.CASES)
+
+
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_a_recurrence_is_measured_beside_its_loop_and_the_fused_module(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recurrences, "STEPS", 40)
+    report = recurrences.run(name, pairs=2, threads=1)
+    assert report.right
+    assert report.errors["fused module"] < 1e-5
+    data = report.to_json()
+    assert {len(seconds) for seconds in data["raw_seconds"].values()} == {2}
+    assert set(data["speedup"]) == {"eager loop", "fused module"}
+    assert str(recurrences.EQUALITY) in str(report)
 
 
 @pytest.fixture

@@ -185,6 +185,16 @@ def test_a_step_of_a_scan_that_leaves_a_number_is_refused():
         ffc.scan(lambda c, x: (c + x, (c, 3)), torch.zeros(2), randn(5, 2))
 
 
+def test_the_scan_of_torch_which_compiles_its_step_is_refused_by_name():
+    def run(x: Tensor) -> Any:
+        return torch._higher_order_ops.scan(lambda c, x: (c + x, c * 2), torch.zeros(2), x)
+
+    x = randn(5, 2)
+    compiled = ffc.compile(run, (x,))
+    assert "ffc.scan" in compiled.plan.refusal
+    assert equal(compiled(x), ffc.scan(lambda c, x: (c + x, c * 2), torch.zeros(2), x))
+
+
 def scanned_gru() -> tuple[Callable[[Tensor], Any], Tensor]:
     cell = seeded(nn.GRUCell(3, 4), 0.5)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,7 +103,7 @@ def residual() -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
 
 
 def encoder() -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
-    layers = [part for k in range(3) for part in (Attention(8, 2 ** (k % 3)), Residual(8, 10 + k))]
+    layers = [part for k in range(3) for part in (Attention(8, 2), Residual(8, 10 + k))]
     model = nn.Sequential(nn.Linear(5, 8), *layers, nn.Linear(8, 3))
     return lambda x: model(x), (randn(2, 6, 5),)
 
@@ -226,30 +227,33 @@ def test_one_run_of_all_blocks_is_one_sweep() -> None:
     assert sweeps("dense", "jacobi-gs(100)")[0].fronts == [11]
 
 
+def unlike(count: int, scale: float = 1.0) -> list[tuple[Tensor, Tensor]]:
+    """Weights of two products that go through another width in each block, so that no loop is found."""
+    return [(randn(6, 4 + k, seed=k) * scale, randn(4 + k, 6, seed=50 + k) * scale) for k in range(count)]
+
+
 def test_blocks_that_a_sweep_leaves_alone_are_final_before_their_turn() -> None:
-    """A saturated block gives the same whatever it reads: the chain behind it need not wait for those before it."""
-    layers = [nn.Linear(6, 6 + k % 2) for k in range(8)]
-    weights = [randn(6, 6, seed=k) for k in range(8)]
+    """The fifth block gives the same whatever it reads: the chain behind it need not wait for those before it."""
+    weights = unlike(8)
 
     def run(x: Tensor) -> Tensor:
-        for k, w in enumerate(weights):
-            x = x + torch.tanh(x @ w * (k + 1)) if k != 4 else x * 0.0 + torch.tanh(x.abs() @ w.abs() * 0.0 + k)
+        for k, (wide, narrow) in enumerate(weights):
+            y = torch.tanh(x @ wide) @ narrow
+            x = x * 0.0 + y * 0.0 + k if k == 4 else x + y
         return x
 
-    assert len(layers) == len(weights)
     compiled = bold(ffc.compile(run, (randn(3, 6),), schedule="jacobi"))
     result, record = compiled.run(randn(3, 6, seed=9))
     assert equal(result, run(randn(3, 6, seed=9)))
-    system = compiled.plan.system
-    assert isinstance(system, Chain) and len(record.sweeps) < system.blocks
+    assert record.fronts == [1, 2, 3, 4, 8]  # the fifth sweep finds all behind block 4 as it should be
 
 
 def test_under_a_tolerance_the_residual_of_every_block_is_within_it() -> None:
-    weights = [randn(6, 6, seed=k) * (0.02 + 0.01 * k) for k in range(9)]
+    weights = unlike(9, 0.05)
 
     def run(x: Tensor) -> Tensor:
-        for k, w in enumerate(weights):
-            x = x * 0.1 + torch.tanh(x @ w) + k
+        for k, (wide, narrow) in enumerate(weights):
+            x = x * 0.1 + torch.tanh(x @ wide) @ narrow + k
         return x
 
     compiled = bold(ffc.compile(run, (randn(3, 6),), schedule="jacobi", equality=ffc.tolerance(0.0, 1e-3)))
@@ -261,21 +265,19 @@ def test_under_a_tolerance_the_residual_of_every_block_is_within_it() -> None:
 
 
 def test_a_sweep_that_raises_hands_over() -> None:
-    """From zeros, an unconverged block asks for a matrix that has no inverse; the function itself never does."""
-    weights = [randn(5, 5, seed=k) for k in range(4)]
+    """From zeros, an unconverged block looks beyond the end of a table; the function itself never does."""
+    weights, table = unlike(4), randn(3, 6, seed=9)
 
     def run(x: Tensor) -> Tensor:
-        for k, w in enumerate(weights):
-            y = torch.tanh(x @ w) + (k + 1) * torch.eye(5) * 3
-            x = x + torch.linalg.inv(y) if k % 2 else x + y
+        for wide, narrow in weights:
+            x = 1.0 + x.abs() + torch.tanh(x @ wide).abs() @ narrow.abs()
+            x = x + table.index_select(0, (2.0 / x[:, 0]).long()).abs()
         return x
 
-    try:
-        compiled = bold(ffc.compile(run, (torch.eye(5),), schedule="jacobi"))
-    except ffc.CaptureError as error:
-        pytest.skip(str(error))
-    result, _ = compiled.run(torch.eye(5) * 2)
-    assert equal(result, run(torch.eye(5) * 2))
+    compiled = bold(ffc.compile(run, (randn(5, 6),), schedule="jacobi"))
+    result, record = compiled.run(randn(5, 6, seed=4))
+    assert record.ending is Ending.RAISED
+    assert equal(result, run(randn(5, 6, seed=4)))
 
 
 # ---------------------------------------------------------------------------------------------------- blocks
@@ -308,17 +310,20 @@ def test_densenet_201_has_98_blocks_and_three_transitions() -> None:
 @pytest.mark.parametrize(
     ("name", "blocks", "families", "levels"),
     [
-        ("residual", 6, {6}, 6),
-        ("encoder", 6, {3, 3}, 6),
-        ("towers", 8, {8}, 5),
-        ("convolutions", 5, {4, 1}, 5),
-        ("unet", 4, {1, 2}, 4),
+        ("residual", 6, [6], 6),
+        ("encoder", 6, [3, 3], 6),
+        ("towers", 8, [8], 5),
+        ("convolutions", 5, [3, 1, 1], 5),
+        ("unet", 3, [1, 1, 1], 3),
+        ("several", 4, [1, 1, 1, 1], 4),
     ],
 )
-def test_residual_branches_attention_and_branches_are_blocks(name: str, blocks: int, families: Any, levels: int) -> None:
+def test_residual_branches_attention_and_products_are_blocks(
+    name: str, blocks: int, families: list[int], levels: int
+) -> None:
     found = cut(name).chain
     assert found.blocks == blocks
-    assert set(Counter(found.families).values()) <= families
+    assert [count for _, count in Counter(found.families).most_common()] == families
     assert len(found.levels) == levels
 
 
@@ -361,7 +366,7 @@ def test_a_chain_wins_over_a_loop_that_makes_few_of_the_calls() -> None:
 
     def run(x: Tensor) -> Tensor:
         x = network(x)
-        for _ in range(3):
+        for _ in range(3):  # 2 calls each, of some 100
             x = torch.tanh(x @ weight)
         return x
 
@@ -371,17 +376,19 @@ def test_a_chain_wins_over_a_loop_that_makes_few_of_the_calls() -> None:
 
 
 def test_a_small_loop_is_taken_where_there_is_no_chain() -> None:
+    names = random.Random(0).choices(["sin", "cos", "exp", "tanh", "sigmoid", "relu", "abs"], k=60)
+
     def run(x: Tensor) -> Tensor:
-        for k in range(40):  # elementwise: no products, so no blocks
-            x = (x.sin, x.cos, x.exp, x.tanh, x.sigmoid, x.relu, x.abs)[k * k % 7]()
+        for name in names:  # no products, so no blocks
+            x = getattr(x, name)()
         for _ in range(4):
             x = torch.tanh(x * 1.5) + 0.1
         return x
 
-    captured = capture(run, (randn(3),))
+    captured = capture(run, (randn(3),), share=0.5)
     assert captured.small_loop and isinstance(chain(captured.program), Refusal)
     compiled = ffc.compile(run, (randn(3),))
-    assert compiled.plan.program is not None and compiled.plan.program.loop.hi == 4
+    assert compiled.plan.program is not None and compiled.plan.program.loop.hi >= 3
     assert compiled.verify(randn(3, seed=3)).equal
 
 
@@ -433,7 +440,7 @@ def test_only_chains_run_blocks_in_order_inside_a_sweep() -> None:
         ffc.compile(sample, (randn(3, 6),), schedule="jacobi-gs(2)")
 
 
-# ---------------------------------------------------------------------------------------------------- auto, files, words
+# ---------------------------------------------------------------------------------------------------- what is told
 
 
 def test_auto_stays_sequential_on_a_cpu_and_says_what_a_sweep_costs() -> None:
@@ -516,8 +523,8 @@ def test_final_blocks_are_those_that_read_final_values() -> None:
     schedules = {name: parse_schedule(name) for name in ("jacobi", "jacobi-gs(2)", "jacobi-gs(4)")}
     assert isinstance(loop, Chain)
     one, two, four = (make_chained(loop, torch.device("cpu"), s) for s in schedules.values() if s is not None)
-    assert [one.final(known, 4) for known in range(4)] == [2, 2, 3, 4]  # blocks 0 and 1 read none
-    assert [two.final(known, 4) for known in range(4)] == [2, 2, 4, 4]  # 3 reads 2, which is of its run
+    assert [one.final(known, 4) for known in range(4)] == [2, 3, 3, 4]  # blocks 0 and 1 read none, 2 reads 0
+    assert [two.final(known, 4) for known in range(4)] == [2, 3, 4, 4]  # 3 reads 1, and 2, which is of its run
     assert [four.final(known, 4) for known in range(4)] == [4, 4, 4, 4]
     assert four.final(0, 2) == 2  # and nothing that was not computed
 

@@ -94,6 +94,11 @@ class Report:
         return tuple(name for name in (*BASELINES, JACOBI, AUTO) if name in self.measurement.seconds)
 
     @property
+    def right(self) -> bool:
+        """Whether every variant gave the same bits."""
+        return all(self.bits_equal.values())
+
+    @property
     def overhead_share(self) -> float:
         """Share of the Jacobi run that is not the evaluation of its sweeps: guard, premises, fronts, first work."""
         return 1.0 - self.measurement.median(SWEEPS) / self.measurement.median(JACOBI)

@@ -70,9 +70,24 @@ def warm_up(function: Callable[..., Any], call: Any, kept: Kept) -> tuple[bool, 
     """
     args, kwargs = call
     driver = Marked()
-    with torch.no_grad(), drive_loops(driver), Watch(kept), Watched() as layers:
-        function(*args, **kwargs)
+    try:
+        with torch.no_grad(), drive_loops(driver), Watch(kept), Watched() as layers:
+            function(*args, **kwargs)
+    except Exception as error:
+        if not _of_dynamo(error):
+            raise
+        torch.compiler.reset()  # what it has compiled while it was watched does not run otherwise
+        raise CaptureError(
+            "the function calls torch.compile, or one of torch's higher-order operators (scan, cond, while_loop), which "
+            f"compile what they are given before it can be recorded\n  write ffc.scan, or plain Python\n  torch: {str(error).splitlines()[0]}"
+        ) from error
     return driver.loops > 0, driver.loops == 0 and layers.loops == 1
+
+
+def _of_dynamo(error: Exception) -> bool:
+    return type(error).__module__.startswith("torch._dynamo") or (
+        isinstance(error, NotImplementedError) and "HigherOrderOperator" in str(error)
+    )
 
 
 def record_flat(function: Callable[..., Any], call: Any, recorder: FlatRecorder) -> FlatRun:

@@ -113,13 +113,16 @@ def _verify(commands: Commands) -> None:
 
 
 BENCHMARKS = ("made", "made-3072", "pixelcnn")  # `ffc --help` must not wait for torch; a test compares the two
+RECURRENCES = ("tanh-rnn", "gru")
 FUZZ = "fuzz"
 
 
 def _bench(commands: Commands) -> None:
     parser = _add(commands, "bench", "bench", "measure against the best sequential rewrites, interleaved")
     parser.add_argument(
-        "benchmark", choices=(*BENCHMARKS, FUZZ), help="a sampler of the zoo; fuzz: compile and compare random programs"
+        "benchmark",
+        choices=(*BENCHMARKS, *RECURRENCES, FUZZ),
+        help="a sampler of the zoo; a recurrence over 10,000 steps; fuzz: compile and compare random programs",
     )
     parser.add_argument("--batch", type=_positive, default=100)
     parser.add_argument("--pairs", type=_positive, default=9, help="times each variant is run (default: 9)")

@@ -23,6 +23,7 @@ LEAST = 3
 """Fewer blocks than this are no chain."""
 STEM, HEAD = -1, 2**31
 """In place of the number of a block: the prologue and the epilogue."""
+ENDS = {Kind.STEM: STEM, Kind.HEAD: HEAD}
 SIZED = ("view", "_unsafe_view", "reshape", "expand", "slice", "new_zeros", "zeros", "ones", "full", "arange")
 """Operators whose whole numbers say how large something is, which blocks of one family may differ in."""
 
@@ -32,7 +33,7 @@ def chain(program: Program) -> Program | Refusal:
     graph = program.epilogue
     given = {leaf.name for leaf in program.signature.leaves if leaf.name} | {draw.name for draw in program.draws}
     found = stretches(graph, frozenset(given))
-    blocks = [stretch for stretch in found if stretch.kind is not Kind.HEAD and stretch.kind is not Kind.STEM]
+    blocks = [stretch for stretch in found if stretch.kind not in ENDS]
     if sum(stretch.kind is Kind.BLOCK for stretch in blocks) < LEAST:
         return Refusal(
             f"as a graph without a loop it is no chain either: it has {len(blocks)} parts that hand on to each other, "
@@ -69,9 +70,9 @@ class _Cut:
 
     def _own(self) -> None:
         """Which part computes what. What needs weights alone belongs to its only reader, or to the stem."""
+        numbers = iter(range(len(self.stretches)))
         for stretch in self.found:
-            number = {Kind.STEM: STEM, Kind.HEAD: HEAD}.get(stretch.kind)
-            number = self.stretches.index(stretch) if number is None else number
+            number = ENDS[stretch.kind] if stretch.kind in ENDS else next(numbers)
             self.owner |= dict.fromkeys(stretch.names, number)
         readers: dict[str, set[int]] = {}
         for node in reversed(self.of.epilogue.nodes):
@@ -80,9 +81,6 @@ class _Cut:
                 self.owner[node.name] = found.pop() if len(found) == 1 else STEM
             for ref in node.refs():
                 readers.setdefault(ref.name, set()).add(self.owner[node.name])
-        for ref in self.of.epilogue.outputs:
-            if self.owner.get(ref.name, HEAD) != HEAD and ref.name not in readers:
-                readers[ref.name] = {HEAD}
 
     def _order(self, parts: Mapping[int, Sequence[Node]]) -> list[int]:
         """The blocks by depth, those of one depth as they were recorded."""
@@ -95,14 +93,12 @@ class _Cut:
 
     def _read_elsewhere(self, parts: Mapping[int, Sequence[Node]]) -> Mapping[Ref, None]:
         """What some other part reads, or the function returns, in order."""
-        found = {ref: None for ref in self.of.epilogue.outputs}
+        found = dict[Ref, None].fromkeys(self.of.epilogue.outputs)
         for part, nodes in parts.items():
             found |= {ref: None for node in nodes for ref in node.refs() if self.owner.get(ref.name, part) != part}
         return found
 
-    def _graph(
-        self, nodes: Sequence[Node], read: Mapping[Ref, None], outputs: tuple[Ref, ...] | None = None
-    ) -> Graph:
+    def _graph(self, nodes: Sequence[Node], read: Mapping[Ref, None], outputs: tuple[Ref, ...] | None = None) -> Graph:
         own = {node.name: at for at, node in enumerate(nodes)}
         if outputs is None:
             made = [ref for ref in read if ref.name in own]

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import pairwise
 
 from ..graph import Graph, Node
 
@@ -82,7 +83,10 @@ class _Region:
 
 @dataclass(slots=True)
 class _Profile:
-    """``width[p + 1]``: how many values are live at cut ``p``. ``ends[q]``: where those were made that node ``q`` reads last."""
+    """``width[p + 1]``: how many values are live at cut ``p``.
+
+    ``ends[q]``: where those values were made that node ``q`` is the last to read.
+    """
 
     nodes: Sequence[Node]
     width: list[int] = field(default_factory=list)
@@ -99,11 +103,11 @@ class _Profile:
         inner = range(region.start + 1, region.end)
         least = min((self.at(p) for p in inner), default=0)
         cuts = [region.start, *(p for p in inner if self.at(p) == least), region.end]
-        return [_Region(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [_Region(a, b) for a, b in pairwise(cuts)]
 
 
 def _profile(nodes: Sequence[Node], given: frozenset[str]) -> _Profile:
-    made = {name: -1 for name in given} | {node.name: at for at, node in enumerate(nodes)}
+    made = dict.fromkeys(given, -1) | {node.name: at for at, node in enumerate(nodes)}
     last = {ref.name: at for at, node in enumerate(nodes) for ref in node.refs() if ref.name in made}
     change = [0] * (len(nodes) + 2)
     ends: list[list[int]] = [[] for _ in nodes]
@@ -136,9 +140,9 @@ def _pieces(profile: _Profile, region: _Region, depth: int) -> Iterator[_Piece]:
             inside = depth > 0 and profile.has_product(part.region)
             yield _Form.BLOCK if inside else _Form.STRAIGHT, part.region.start, part.region.end
         elif layers := _layers(profile, part.region):
-            yield from ((_Form.BLOCK, a, b) for a, b in zip(layers, layers[1:], strict=False))
+            yield from ((_Form.BLOCK, a, b) for a, b in pairwise(layers))
             yield _Form.STRAIGHT, layers[-1], part.region.end
-        elif depth < DEEPEST and part.region.size > 2 and part.region != region and _holds_a_chain(profile, part, region):
+        elif depth < DEEPEST and part.region != region and _holds_a_chain(profile, part, region):
             yield from _pieces(profile, part.region, depth + 1)
         else:
             yield _Form.BLOCK, part.region.start, part.region.end
@@ -221,7 +225,7 @@ def _by_products(nodes: Sequence[Node]) -> list[_Piece]:
 
 
 def _with_tails(pieces: list[_Piece], nodes: Sequence[Node]) -> list[_Piece]:
-    """What follows a block without a product belongs to it, also where more follows that does not: ``relu(x + f(x))``."""
+    """What follows a block without a product belongs to it (``relu(x + f(x))``), also where more follows than that."""
     tails: Counter[tuple[str, ...]] = Counter()
     for (form, a, b), nearby in zip(pieces[1:-1], pieces[:-2], strict=True):
         if form is _Form.STRAIGHT and nearby[0] is _Form.BLOCK and not any(map(_is_product, nodes[a + 1 : b + 1])):

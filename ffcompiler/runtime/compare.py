@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -32,8 +33,9 @@ class Compared:
 
 def compare_blocks(equality: Equality, old: Values, new: Values, extra: list[Tensor]) -> Compared:
     """Old and new values of some blocks."""
-    if isinstance(old[0], Unlike) and isinstance(new[0], Unlike):
-        return _one_by_one(equality, old[0], new[0], extra)
+    was, now = cast(object, old[0]), cast(object, new[0])
+    if isinstance(was, Unlike) and isinstance(now, Unlike):
+        return _one_by_one(equality, was, now, extra)
     match equality:
         case Bits():
             return _by_bits(old, new, extra)

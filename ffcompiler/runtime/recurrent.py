@@ -99,9 +99,7 @@ class Recurrent:
 
     def start_from(self, init: tuple[Tensor, ...]) -> Trajectory:
         """A first guess of all blocks: the first state, repeated."""
-        return tuple(
-            self._laid_out(leaf.expand(self.blocks + 1, *leaf.shape)).clone() for leaf in init
-        )
+        return tuple(self._laid_out(leaf.expand(self.blocks + 1, *leaf.shape)).clone() for leaf in init)
 
     def read(self, state: Trajectory, lo: int, hi: int) -> Values:
         """Blocks ``lo .. hi - 1``."""
