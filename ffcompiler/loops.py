@@ -141,6 +141,8 @@ class Scan:
         if self.kept is not None:
             stacks, (leaves, tree) = iter(self.kept), pytree.tree_flatten(self.left[0])
             return pytree.tree_unflatten([None if leaf is None else next(stacks) for leaf in leaves], tree)
+        if not self.left:  # no step had to be run: then nothing is kept of any
+            return None
         return _stacked([*self.left, *self.left[-1:] * (steps - len(self.left))])
 
 

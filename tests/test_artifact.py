@@ -21,7 +21,7 @@ from test_catalogue import assert_same, tensors
 from torch import Tensor
 
 import ffcompiler as ffc
-from ffcompiler.artifact import MANIFEST, PLAN, WEIGHTS, Manifest, from_bytes, to_bytes
+from ffcompiler.artifact import FORMAT, MANIFEST, PLAN, WEIGHTS, Manifest, from_bytes, to_bytes
 from ffcompiler.codec import decode, encode
 from ffcompiler.container import read, write
 from ffcompiler.plan import Method, Schedule
@@ -187,14 +187,16 @@ def test_a_file_of_an_older_major_version_is_to_be_compiled_again(tiny: bytes, t
 def test_a_newer_major_version_says_what_to_do_and_a_newer_minor_is_read(tiny: bytes, tmp_path: Path) -> None:
     parts = members(tiny)
     manifest = decode(parts[MANIFEST], Manifest)
-    newer = write(
-        [(MANIFEST, encode(replace(manifest, format=(3, 0)))), (PLAN, parts[PLAN]), (WEIGHTS, parts[WEIGHTS])]
-    )
-    assert "3.0" in refuse(newer, tmp_path) and "upgrade" in refuse(newer, tmp_path)
-    minor = write(
-        [(MANIFEST, encode(replace(manifest, format=(2, 9)))), (PLAN, parts[PLAN]), (WEIGHTS, parts[WEIGHTS])]
-    )
-    from_bytes(minor)
+    major, _ = FORMAT
+
+    def written(version: tuple[int, int]) -> bytes:
+        changed = encode(replace(manifest, format=version))
+        return write([(MANIFEST, changed), (PLAN, parts[PLAN]), (WEIGHTS, parts[WEIGHTS])])
+
+    newer, older = written((major + 1, 0)), written((major - 1, 0))
+    assert f"{major + 1}.0" in refuse(newer, tmp_path) and "upgrade" in refuse(newer, tmp_path)
+    assert f"{major - 1}.0" in refuse(older, tmp_path) and "upgrade" not in refuse(older, tmp_path)
+    from_bytes(written((major, 9)))
 
 
 @pytest.mark.parametrize("missing", [MANIFEST, PLAN, WEIGHTS])

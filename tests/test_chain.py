@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import torch
 from plans import CHAIN
@@ -16,17 +18,20 @@ from systems import bold, randn
 from torch import Tensor, nn
 
 import ffcompiler as ffc
-from ffcompiler.capture import Captured, capture
+from ffcompiler.capture import Captured, capture, look
+from ffcompiler.codec import decode, encode
 from ffcompiler.graph import Graph
 from ffcompiler.passes.chain import chain
-from ffcompiler.plan import Method
+from ffcompiler.plan import Bits, Method, Plan
 from ffcompiler.program import Chain, DrawPlace, Program
-from ffcompiler.proof import Refusal
+from ffcompiler.proof import NO_PROOF, Refusal
 from ffcompiler.runtime.chained import make_chained
 from ffcompiler.runtime.equality import same_bits
 from ffcompiler.runtime.record import Ending, RunRecord
+from ffcompiler.runtime.runner import Runner
 from ffcompiler.schedules import parse_schedule
 from ffcompiler.text import parse
+from ffcompiler.verify import verify
 from ffcompiler.zoo import densenet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -392,6 +397,70 @@ def test_a_small_loop_is_taken_where_there_is_no_chain() -> None:
     assert compiled.verify(randn(3, seed=3)).equal
 
 
+# ---------------------------------------------------------------------------------------------------- random graphs
+
+Move = tuple[str, tuple[int, ...]]
+WEIGHTS = [randn(4, 4, seed=70 + k) * 0.7 for k in range(4)]
+
+
+def apply(op: str, x: Tensor, y: Tensor, k: int) -> Tensor:
+    """One operation of a random network: [3, 4] from two of them."""
+    match op:
+        case "product":
+            return torch.tanh(x @ WEIGHTS[k % 4])
+        case "add":
+            return x + y * 0.5
+        case "gate":
+            return torch.sigmoid(x) * y
+        case "cat":
+            return torch.cat((x, y), 1) @ torch.cat((WEIGHTS[k % 4], WEIGHTS[0]))
+        case "top":
+            values, at = x.topk(2, -1)
+            return y + values.sum(-1, keepdim=True) + at.float().mean()
+        case "halves":
+            a, b = x.chunk(2, 1)
+            return torch.cat((b, a), 1)
+        case "write":
+            x = x.clone()
+            x[:, k % 4] = y[:, 0]
+            return x.mul_(0.9)
+        case "view":
+            return x.t().contiguous().view(3, 4)
+    raise AssertionError(op)
+
+
+OPS = ["product", "product", "add", "add", "gate", "cat", "top", "halves", "write", "view"]
+MOVES = st.lists(st.tuples(st.sampled_from(OPS), st.tuples(*[st.integers(0, 5)] * 3)), min_size=8, max_size=40)
+
+
+@hypothesis.given(MOVES, st.integers(0, 2), st.sampled_from(SCHEDULES))
+@hypothesis.settings(max_examples=80)
+def test_random_networks_give_their_bits(moves: list[Move], results: int, schedule: str) -> None:
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        values = [x]
+        for op, (a, b, k) in moves:
+            values.append(apply(op, values[max(len(values) - 1 - a, 0)], values[max(len(values) - 1 - b, 0)], k))
+        return tuple(values[-1 - 3 * k] for k in range(min(results + 1, 3)))
+
+    captured = capture(run, (randn(3, 4),))
+    program = chain(captured.program) if captured.no_loop else Refusal("there is a loop")
+    if isinstance(program, Refusal):
+        return
+    wanted = parse_schedule(schedule)
+    assert wanted is not None
+    plan = verify(Plan(program, wanted, Bits(), "cpu"))
+    assert parse(str(plan)) == plan and decode(encode(plan), Plan) == plan
+    runner = Runner(plan, NO_PROOF, torch.device("cpu"), guarded=False)
+    x = randn(3, 4, seed=5)
+    with torch.no_grad():
+        execution = runner.begin((x,), captured.weights(look(run)))
+        assert runner.sweep(execution).ending is Ending.SWEEPS
+        assert equal(runner.results(execution, runner.finish(execution)), run(x))
+    assert isinstance(program.loop, Chain)
+    bound = program.loop.blocks if schedule.startswith(("gauss", "gs", "sliding")) else len(program.loop.levels)
+    assert len(execution.record.sweeps) <= bound
+
+
 # ---------------------------------------------------------------------------------------------------- refusals
 
 
@@ -478,6 +547,25 @@ def test_an_artifact_gives_the_same_bits(name: str, schedule: str, tmp_path: Pat
         expected = function(*args)
     assert equal(loaded(*args), expected)
     assert equal(loaded.reference(*args), expected)
+
+
+def test_an_artifact_whose_guard_stops_it_computes_the_blocks_one_by_one(tmp_path: Path) -> None:
+    function, args = NETWORKS["dense"]()
+    ffc.compile(function, args, schedule="jacobi").save(tmp_path / "a.ffc")
+    result, record = ffc.load(tmp_path / "a.ffc").run(*args)
+    assert record.ending is Ending.GUARD and record.certified == 0
+    assert record.certificate is not None and record.certificate.sequential_blocks == 11
+    with torch.no_grad():
+        assert equal(result, function(*args))
+
+
+def test_another_batch_is_compiled_on_first_use() -> None:
+    function, (images,) = NETWORKS["dense"]()
+    compiled = ffc.compile(function, (images,), schedule="jacobi")
+    other = randn(3, 3, 32, 32, seed=8)
+    with torch.no_grad():
+        assert equal(compiled(other), function(other))
+    assert [variant.plan.program is not None for variant in compiled.variants] == [True, True]
 
 
 def test_a_plan_reads_back_as_it_prints() -> None:

@@ -109,5 +109,5 @@ class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
 def copied(t: Tensor) -> Tensor:
     """A copy in the same layout, as far as a layout without overlaps has one."""
     if any(stride == 0 and size > 1 for size, stride in zip(t.shape, t.stride(), strict=True)):
-        return t.clone()
-    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t)
+        return t.detach().clone()
+    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t.detach())

@@ -185,7 +185,6 @@ class Run:
             self.states[position] = (before, _copies(after))
         return state, after
 
-
     def _left_tokens(self, scan: Scan) -> tuple[Token, ...]:
         """What the last step of a scan left: copies of what it did not make itself."""
         leaves, tree = pytree.tree_flatten(scan.left[-1])

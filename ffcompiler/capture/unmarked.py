@@ -78,8 +78,9 @@ def warm_up(function: Callable[..., Any], call: Any, kept: Kept) -> tuple[bool, 
             raise
         torch.compiler.reset()  # what it has compiled while it was watched does not run otherwise
         raise CaptureError(
-            "the function calls torch.compile, or one of torch's higher-order operators (scan, cond, while_loop), which "
-            f"compile what they are given before it can be recorded\n  write ffc.scan, or plain Python\n  torch: {str(error).splitlines()[0]}"
+            "the function calls torch.compile, or one of torch's higher-order operators (scan, cond, while_loop): what "
+            "they are given is compiled before it can be recorded\n  write ffc.scan, or plain Python\n"
+            f"  torch: {str(error).splitlines()[0]}"
         ) from error
     return driver.loops > 0, driver.loops == 0 and layers.loops == 1
 

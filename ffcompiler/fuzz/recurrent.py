@@ -103,8 +103,9 @@ def _outputs(loop: Loop) -> None:
             script.line(f"{loop.kept[-1][0]} = []")
         if kind == "tensor":
             loop.written.append((script.fresh("all"), width))
-            loop.unset = script.some(0.3)
-            how = "empty" if loop.unset else script.pick(["zeros", "ones"])
+            unset = script.some(0.3)
+            loop.unset |= unset
+            how = "empty" if unset else script.pick(["zeros", "ones"])
             script.line(f"{loop.written[-1][0]} = torch.{how}({loop.steps}, {batch}, {width}, dtype=DTYPE)")
         if kind == "history":
             loop.histories.append((script.fresh("past"), width))

@@ -20,6 +20,9 @@ TOLERANCE = Tolerance(1e-6, 1e-6)
 CLOSE = 1e-2
 """How far, relative to the largest element, a smooth program's result may be from the reference under `TOLERANCE`."""
 
+UNCHECKED = ("p_in <= 1", "probability tensor contains", "std >= 0")
+"""What `bernoulli`, `multinomial` and `normal` say of their parameters, which a compiled function does not look at."""
+
 Call = Callable[..., Any]
 
 
@@ -89,6 +92,8 @@ class Trial:
             records: list[RunRecord] = []
             got = self.run(lambda *args: _recorded(compiled, args, records), seed)  # noqa: B023 - called at once
             where = f"{name}, arguments({seed})"
+            if any(text in str(expected.raised) for text in UNCHECKED):
+                continue
             if type(got.raised) is not type(expected.raised):
                 if got.raised is None:
                     raise Mismatch(f"{where}: the function raises {expected.raised!r}, the compiled one does not")

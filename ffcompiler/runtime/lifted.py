@@ -23,6 +23,7 @@ from ..program import Tables
 from .graphs import OVERLOADS, argument, symbol_value
 from .lift_rules import plain_call
 from .places import place_of, read_places, write_places
+from .plain import plain
 from .positions import Indexed, Positions
 
 WIDE_SCALARS = frozenset({"float32", "float64", "int32", "int64", "int16", "int8", "uint8"})
@@ -278,7 +279,7 @@ class Lifted:
         kind = next((k for k in kinds if "float" in k), None)  # numbers take the precision of the operator
         flat = not node.kwargs and not any(isinstance(arg, tuple | Symbol) for arg in node.args)
         if flat and not any(node.steps()):
-            return self._flat(node, op, rank)
+            return self._flat(node, plain(node), rank)
 
         def rule(window: Window, values: Values) -> Tensor:
             found = {k: _with_rank(self._value(k, window, values), rank, k in values) for k in self._operands(node)}
