@@ -25,7 +25,7 @@ from ffcompiler.fuzz.script import Program
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 few = settings(
-    max_examples=60,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
 )
@@ -42,7 +42,7 @@ def test_random_programs_give_what_they_give_eagerly(kind: str, rng: Random) -> 
 
 
 def test_the_seeds_of_a_campaign_reach_every_kind_of_system_and_end_by_sweeps() -> None:
-    lines = [trial(seed) for seed in range(60)]
+    lines = [trial(seed) for seed in range(50)]
     assert [line for line in lines if line["verdict"] != "same"] == []
     assert {"ArrayLoop", "Recurrence", "RepeatedMap"} <= {line["system"] for line in lines}
     assert {line["kind"] for line in lines} == set(KINDS)
@@ -81,18 +81,20 @@ def weights():
 )
 
 
+BITS = 0
+"""A seed with which the check compiles for the same bits."""
+
+
 def _spoiled(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> str:
-    """What the check says of results that ``spoil`` has had its hands on, for seeds of the check that give `bits`."""
+    """What the check says of results that ``spoil`` has had its hands on."""
     honest = Compiled.run
 
     def run(self: Compiled, *args: Any) -> Any:
         return spoil(*honest(self, *args))
 
     monkeypatch.setattr(Compiled, "run", run)
-    outcome = check(
-        ARRAY, next(r for s in range(9) if (r := Random(s)).random() >= 0.5 and not r.setstate(Random(s).getstate()))
-    )
-    assert outcome.verdict == "mismatch"
+    outcome = check(ARRAY, Random(BITS))
+    assert (outcome.verdict, outcome.equality) == ("mismatch", "bits")
     return outcome.detail
 
 
@@ -136,7 +138,7 @@ def test_an_exception_of_the_compiler_is_an_error(monkeypatch: pytest.MonkeyPatc
 def test_a_mask_that_leaks_after_a_change_of_weights_is_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dense weights make the proof stale; a compiler that did not look would be found out."""
     monkeypatch.setattr("ffcompiler.runtime.runner.Runner.broken_patterns", lambda self, execution: [])
-    verdicts = {check(ARRAY, Random(seed)).verdict for seed in range(12)}
+    verdicts = {check(ARRAY, Random(seed)).verdict for seed in range(4)}
     assert "mismatch" in verdicts
 
 

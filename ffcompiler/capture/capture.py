@@ -25,7 +25,7 @@ from .noise import Noise
 from .overwrites import freeze_overwrites, joined, take_overwrites
 from .record import Carried, Collected, Each, Made, Outside, Recorder, Segment, Token
 from .restore import Kept
-from .roll import Rolled
+from .rolled import Rolled
 from .run import Run, empty_like_layout
 from .surroundings import View, look
 from .unmarked import (

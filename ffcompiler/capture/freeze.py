@@ -69,7 +69,8 @@ class Freezer:
         if op not in OPS:
             raise CaptureError(
                 f"operator {op} at {source} is not among those that ffcompiler admits (docs/ops.md)\n"
-                "  write it with others, or move it out of the function: before the call, on its result, or into a weight"
+                "  write it with others, or move it out of the function: before the call, onto its result, or into a "
+                "weight"
             )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: env[n])
         value = env[node] = node.target(*args, **kwargs)  # type: ignore[operator]

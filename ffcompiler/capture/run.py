@@ -170,9 +170,10 @@ class Run:
         after, tree = _state_leaves(state)
         if tree != self.tree or [tensor_type(t) for t in after] != [tensor_type(t) for t in leaves]:
             raise CaptureError(
-                f"step {i} of the loop at {user_line()} returns a state of another form: {[_short(t) for t in after]} in place of "
-                f"{[_short(t) for t in leaves]}\n  every step must return a state like the one that it is given: allocate all of it before the "
-                "loop, and write into it"
+                f"step {i} of the loop at {user_line()} returns a state of another form: "
+                f"{[_short(t) for t in after]} in place of {[_short(t) for t in leaves]}\n"
+                "  every step must return a state like the one that it is given: allocate all of it before the loop, "
+                "and write into it"
             )
         segment.results = tuple(self.recorder.token(t) for t in after)
         if isinstance(body, Scan):

@@ -39,8 +39,9 @@ class Steps:
                 raise CaptureError(
                     f"step {step} used the number {was!r} the first time and {now!r} the second, with other inputs\n"
                     f"  at {self._source_of(index)}\n"
-                    "  the function depends on something besides its arguments (a counter, numpy, random, a file), or takes "
-                    "a number out of them (.tolist(), .numpy())\n  pass it as an argument, and keep it in a tensor"
+                    "  the function depends on something besides its arguments (a counter, numpy, random, a file), or "
+                    "takes a number out of them (.tolist(), .numpy())\n"
+                    "  pass it as an argument, and keep it in a tensor"
                 )
 
     def columns(self) -> list[tuple[int | float, ...]]:

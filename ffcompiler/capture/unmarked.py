@@ -26,7 +26,8 @@ from .layers import Watched
 from .record import Outside, Segment, Token
 from .repeats import LEAST, Repeat
 from .restore import Kept, Watch
-from .roll import Flat, GrowsError, NotRolledError, Rolled, roll
+from .roll import roll
+from .rolled import Flat, GrowsError, NotRolledError, Rolled
 from .run import Run
 from .spelling import Spelled
 

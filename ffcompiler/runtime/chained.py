@@ -100,10 +100,13 @@ class Chained:
 
     def finish(self, env: Env, state: Held | None, done: int = 0) -> tuple[Tensor, ...]:
         """The values of all blocks, of which the first ``done`` are those of ``state``: the others one by one."""
-        held: Held = [] if state is None else state[:done]
-        for k in range(len(held), self.blocks):
-            held.append(self._block(env, k, {}, held))
-        return tuple(value for values in held for value in values)
+        values = dict(env)
+        for k, call in enumerate(self.calls):
+            made = (
+                state[k] if state is not None and k < done else call.function(*[values[name] for name in call.inputs])
+            )
+            values.update(zip(self.keys[k], made, strict=True))
+        return tuple(values[key] for keys in self.keys for key in keys)
 
     def window(self, env: Env, workspace: Workspace, state: Held, lo: int, hi: int) -> Values:
         """There are no kept values."""
