@@ -4,7 +4,9 @@ The function is run a second time on other inputs; a program whose calls, number
 since a tracer that silently bakes a value is the commonest way to be wrong.
 """
 
-from .capture import Captured, Checkpoint, Replay, capture, describe_arguments, describe_call, keeping
+from .arguments import describe_arguments, describe_call
+from .capture import capture
+from .captured import Captured, Checkpoint, Replay, keeping
 from .surroundings import look
 
 __all__ = ["Captured", "Checkpoint", "Replay", "capture", "describe_arguments", "describe_call", "keeping", "look"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .script import Script
 
@@ -35,6 +35,7 @@ class Array:
     at: str = "[:, i]"
     shape: str = ""
     heads: str = "chunk(2, 1)"
+    writes: list[str] = field(default_factory=list)  # lines at the beginning of a step
 
 
 def array(script: Script) -> None:
@@ -67,8 +68,13 @@ def _mask(script: Script, value: str) -> str:
     return value.replace("LEAK", leak)
 
 
-def _masked(script: Script, weight: str, mask: str) -> str:
-    """A weight that is masked when it is made, or in each step."""
+def _masked(a: Array, weight: str, mask: str) -> str:
+    """A weight that is masked when it is made, or in each step, also in place."""
+    script = a.script
+    if script.some(0.15):
+        name, kept = script.tensor(weight), script.tensor(f"({mask}).to(DTYPE)", trainable=False)
+        a.writes.append(f"{name}.data *= {kept}")
+        return name
     if script.some(0.5):
         return script.tensor(f"({weight}) * ({mask}).to(DTYPE)")
     return f"({script.tensor(weight)} * {script.tensor(f'({mask}).to(DTYPE)', trainable=False)})"
@@ -83,8 +89,8 @@ def _dense(a: Array) -> None:
     first = _mask(script, f"({degrees})[:, None] >= {ranks}")
     second = _mask(script, f"{ranks}.repeat(2)[:, None]LEAK > ({degrees})")
     scale = (0.5 if script.smooth else script.pick([1.0, 2.0, 0.5])) / n**0.5
-    one = _masked(script, f"rnd({hidden}, {n}, seed={script.number(0, 99)}, scale={scale:.3g})", first)
-    two = _masked(script, f"rnd({2 * n}, {hidden}, seed={script.number(0, 99)}, scale={scale:.3g})", second)
+    one = _masked(a, f"rnd({hidden}, {n}, seed={script.number(0, 99)}, scale={scale:.3g})", first)
+    two = _masked(a, f"rnd({2 * n}, {hidden}, seed={script.number(0, 99)}, scale={scale:.3g})", second)
     bias = f", {script.weight(2 * n, scale=0.3)}" if script.some(0.5) else ""
     squash = script.pick(SQUASH)
     a.network = f"F.linear({squash.format('F.linear({x}, ' + one + ')')}, {two}{bias})"
@@ -98,7 +104,7 @@ def _general(a: Array) -> None:
     rank = [a.order.index(k) for k in range(n)]
     strict = _mask(script, f"torch.tensor({rank})[:, None] < torch.tensor({rank})LEAK")
     sparse = f"({strict}) & (ints({n}, {n}, below=3, seed={script.number(0, 99)}) > 0)"
-    w = _masked(script, f"rnd({n}, {n}, seed={script.number(0, 99)}, scale={0.2 if script.smooth else 1.0})", sparse)
+    w = _masked(a, f"rnd({n}, {n}, seed={script.number(0, 99)}, scale={0.2 if script.smooth else 1.0})", sparse)
     a.network = f"torch.cat([{{x}} @ {w}, {script.pick(SQUASH).format('{x}')} @ {w}], 1)"
     a.shape = f"{a.batch}, {n}"
     a.at = f"[:, {_index(a)}]"
@@ -163,9 +169,9 @@ def _raster(a: Array) -> None:
     a.positions, a.order = rows * columns, list(range(rows * columns))
     channels, hidden = script.pick([1, 2]), script.pick([3, 4])
     middle = 1 if script.some(0.12) else 0
-    one = _masked(script, f"rnd({hidden}, {channels}, 3, 3, seed={script.number(0, 99)}, scale=0.7)",
+    one = _masked(a, f"rnd({hidden}, {channels}, 3, 3, seed={script.number(0, 99)}, scale=0.7)",
                   f"torch.tensor([[1., 1, 1], [1, {middle}, 0], [0, 0, 0]])")  # fmt: skip
-    two = _masked(script, f"rnd({2 * channels}, {hidden}, 3, 3, seed={script.number(0, 99)}, scale=0.5)",
+    two = _masked(a, f"rnd({2 * channels}, {hidden}, 3, 3, seed={script.number(0, 99)}, scale=0.5)",
                   "torch.tensor([[1., 1, 1], [1, 1, 0], [0, 0, 0]])")  # fmt: skip
     squash = script.pick(SQUASH)
     a.network = f"F.conv2d({squash.format(f'F.conv2d({{x}}, {one}, padding=1)')}, {two}, padding=1)"
@@ -207,6 +213,8 @@ def _marked(a: Array, noise: str) -> None:
 def _write(a: Array, noise: str, marked: bool) -> None:
     """One step: the network on the whole array, the value of one position, the write."""
     script, at = a.script, a.at
+    for line in a.writes:
+        script.line(line)
     script.line(f"m, s = {a.network.format(x='x')}.{a.heads}")
     whole = script.some(0.3)
     part = "" if whole else at

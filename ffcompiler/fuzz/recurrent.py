@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from .expressions import Expressions
 from .script import Script
 
-PLAIN, MARKED = "plain", "marked"
+STEPS = [5, 7, 12, 3, 8, 10, 4, 16, 6, 9, 2, 1, 0]
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ def recurrence(script: Script) -> None:
     """The lines of a function with one to three recurrences in a row."""
     batch = script.pick([2, 1, 3])
     exact = script.some(0.4)
-    sequences = [_input(script, batch, script.pick([3, 2, 5]), (n := script.pick([5, 7, 3, 12, 2, 1, 0])))]
+    sequences = [_input(script, batch, script.pick([3, 2, 5]), (n := script.pick(STEPS)))]
     results: list[str] = []
     steps = n
     if steps and script.some(0.3):
@@ -90,7 +90,8 @@ def _initial(loop: Loop, batch: int, width: int) -> str:
     if kind == "argument":
         return script.argument("h", f"rnd({batch}, {width}, seed=seed + 5)") + ".clone()"
     if kind == "weight":
-        return f"{script.weight(width, scale=0.5)}.expand({batch}, {width}).contiguous()"
+        copied = script.pick(["clone", "clone", "contiguous"])  # of one row, the latter is the weight itself
+        return f"{script.weight(width, scale=0.5)}.expand({batch}, {width}).{copied}()"
     return f"torch.{kind}({batch}, {width}, dtype=DTYPE)"
 
 
