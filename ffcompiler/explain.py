@@ -184,9 +184,12 @@ def _changes(plan: Plan) -> list[str]:
     if plan.program is None:
         return ["what stands above under why, in the function's code"]
     if plan.refusal is not None:
-        return ["what stands above under why: the masks, the order of positions, or the form of the loop"]
+        changes = ["what stands above under why: the masks, the order of positions, or the form of the loop"]
+        return changes if "ffc.tolerance(" not in plan.refusal else ["a tolerance, as said above; or", *changes]
     if isinstance(plan.system, Chain) and plan.schedule.method is Method.SEQUENTIAL:
         return chain_changes()
+    if isinstance(plan.system, Recurrence) and plan.schedule.method is Method.SEQUENTIAL:
+        return recurrence_changes(plan)
     if plan.schedule.method is Method.SEQUENTIAL:
         changes = ["a larger array, or steps that cost more: sweeps pay when one sweep costs much less than all steps"]
         return changes + (["a tolerance: sweeps stop earlier"] if isinstance(plan.equality, Bits) else [])
@@ -197,6 +200,17 @@ def _changes(plan: Plan) -> list[str]:
         "another batch size or device: compile for it, the costs are measured there",
         *(["a tolerance: sweeps stop earlier, and the residual is bounded"] if isinstance(plan.equality, Bits) else []),
     ]
+
+
+def recurrence_changes(plan: Plan) -> list[str]:
+    """All steps of a recurrence converge at about the same sweep; until then a run is out its slack."""
+    changes = ["a longer sequence, or steps that cost more: a sweep is a few calls, however many steps it works on"]
+    if any("guard" in candidate.note for candidate in plan.candidates):
+        changes.append(
+            "fewer sweeps (weights that forget faster, a looser tolerance): those that stopped at the guard had used "
+            "up what a run may risk, 5 % of the loop's time, before enough steps were final"
+        )
+    return changes
 
 
 def _bullets(lines: tuple[str, ...]) -> list[str]:

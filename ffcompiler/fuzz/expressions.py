@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .script import Script
@@ -136,9 +136,3 @@ class Expressions:
     def _drawn(self, width: int, depth: int) -> str:
         form = self.script.pick(DRAWS)
         return form.format(value=self.vector(width, depth - 1), width=width, batch=self.batch)
-
-
-def chosen(script: Script, values: Sequence[str]) -> list[str]:
-    """Some of them, at least one, in order."""
-    kept = [value for value in values if script.some(0.5)]
-    return kept or [values[0]]

@@ -29,12 +29,13 @@ def partition(program: Program) -> Program | Refusal:
         return Refusal(
             f"the loop's state is {len(loop.carry)} tensors, and not one array of which each step writes one position"
         )
-    if loop.collected:
-        return Refusal("the steps leave more than the array that they write, so that what each of them made is needed")
     try:
-        return replace(program, loop=_Partition(program, loop).array_loop())
+        array = _Partition(program, loop).array_loop()
     except NotAWriteError as refused:
         return Refusal(str(refused))
+    if loop.collected:
+        return Refusal("the steps leave more than the array that they write, so that what each of them made is needed")
+    return replace(program, loop=array)
 
 
 @dataclass(frozen=True, slots=True)
