@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import ffcompiler as ffc
 from ffcompiler.cli import main
@@ -99,7 +100,7 @@ def _spoiled(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> str:
 
 
 def test_one_wrong_bit_is_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoil(x: torch.Tensor, record: Any) -> Any:
+    def spoil(x: Tensor, record: Any) -> Any:
         x[1, 2] = torch.nextafter(x[1, 2], torch.tensor(9.0))
         return x, record
 
@@ -111,7 +112,7 @@ def test_another_form_of_result_is_a_mismatch(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_another_state_of_the_generator_is_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoil(x: torch.Tensor, record: Any) -> Any:
+    def spoil(x: Tensor, record: Any) -> Any:
         torch.rand(1)
         return x, record
 
@@ -119,7 +120,7 @@ def test_another_state_of_the_generator_is_a_mismatch(monkeypatch: pytest.Monkey
 
 
 def test_a_certificate_of_fewer_blocks_is_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoil(x: torch.Tensor, record: Any) -> Any:
+    def spoil(x: Tensor, record: Any) -> Any:
         record.certificate = replace(record.certificate, certified_blocks=2, sequential_blocks=1)
         return x, record
 
@@ -142,6 +143,72 @@ def test_a_mask_that_leaks_after_a_change_of_weights_is_compared_too(monkeypatch
     assert "mismatch" in verdicts
 
 
+# ---------------------------------------------------------------------------------------------------- found before
+
+
+def array_and_last_value(x: Tensor) -> tuple[Tensor, Tensor]:
+    out = torch.ones(5, 2, 3)
+    for t in range(5):
+        h = torch.sigmoid(x[:, t] @ W)
+        out[t] = x[:, t] @ W
+    return h, out
+
+
+def loop_that_leaves_nothing(x: Tensor) -> Tensor:
+    for _ in range(3):
+        torch.sin(x @ W.t())
+    return x * 2
+
+
+def no_steps(x: Tensor) -> Tensor:
+    h = x.sum(1)
+    for entry in x[:, :0].unbind(1):
+        h = torch.tanh(h + entry)
+    return h
+
+
+def weight_itself_as_the_first_state(x: Tensor) -> Tensor:
+    h = ROW.expand(1, 3).contiguous()
+    for t in range(5):
+        h *= 0.5
+        h += x[:1, t].sum()
+    return h
+
+
+def no_products(x: Tensor) -> Tensor:
+    return torch.cumsum(x, 1).sin().relu() + 1
+
+
+W = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+ROW = torch.nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize("equality", ["bits", ffc.tolerance(1e-6, 1e-6)], ids=str)
+@pytest.mark.parametrize(
+    "function",
+    [array_and_last_value, loop_that_leaves_nothing, no_steps, weight_itself_as_the_first_state, no_products],
+    ids=lambda f: f.__name__,
+)
+def test_what_random_programs_once_broke_works(function: Any, equality: Any) -> None:
+    compiled = ffc.compile(function, (_noise(0),), schedule="jacobi", equality=equality, on_unsupported="sequential")
+    for seed in (0, 1):
+        with torch.no_grad():
+            ROW.fill_(1.0)
+            expected = function(_noise(seed))
+            ROW.fill_(1.0)
+        got = compiled(_noise(seed))
+        for a, b in zip(_tensors(got), _tensors(expected), strict=True):
+            torch.testing.assert_close(a, b, rtol=0.0, atol=0.0 if equality == "bits" else 1e-4)
+
+
+def _noise(seed: int) -> Tensor:
+    return torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def _tensors(result: Any) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
 # ---------------------------------------------------------------------------------------------------- programs
 
 
@@ -152,7 +219,7 @@ def test_a_seed_is_always_the_same_program_and_it_is_python(seed: int, tmp_path:
     module = imported(program.source, tmp_path)
     first, again = module.arguments(3), module.arguments(3)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert all(isinstance(w, torch.Tensor) for w in module.weights())
+    assert all(isinstance(w, Tensor) for w in module.weights())
 
 
 # ---------------------------------------------------------------------------------------------------- campaigns
