@@ -220,6 +220,41 @@ def test_results_kept_as_views_of_what_later_steps_write_are_not_misread() -> No
     assert_same(bold(compiled)(x), run(x))
 
 
+def test_states_that_begin_as_one_tensor_which_is_written_are_not_told_apart_wrongly() -> None:
+    def kept_under_two_names(x: Tensor) -> tuple[Tensor, Tensor]:
+        s, out = torch.ones(3), torch.zeros(T, 3)
+        past = [s, s]
+        for t in range(T):
+            s *= 0.5
+            s += x[t]
+            out[t] += past[-2]
+            past.append(x[t] * 1.0)
+        return s, out
+
+    def begins_as_the_same(x: Tensor) -> tuple[Tensor, Tensor]:
+        a = b = torch.ones(3)
+        for t in range(T):
+            a.mul_(0.5)
+            a, b = torch.sin(a + x[t]), b + a
+        return a, b
+
+    def written_once_and_replaced(x: Tensor) -> Tensor:
+        h = torch.ones(3)
+        for t in range(T):
+            h.mul_(0.5)
+            h = torch.sin(h + x[t])
+        return h
+
+    for run in (kept_under_two_names, begins_as_the_same, written_once_and_replaced):
+        x = randn(T, 3)
+        compiled = bold(ffc.compile(run, (x,), equality=ffc.tolerance(1e-6, 1e-6)))
+        assert "not deterministic" not in str(compiled.explain())
+        for got, expected in zip(tensors(compiled(x)), tensors(run(x)), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        if run is written_once_and_replaced:
+            assert isinstance(compiled.plan.system, Recurrence)
+
+
 def test_what_is_written_after_the_loop_is_not_misread_under_another_name(tmp_path: Path) -> None:
     def last_of_the_list(x: Tensor) -> Tensor:
         h, kept = x[0], []

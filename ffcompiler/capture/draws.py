@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -353,9 +354,33 @@ class Stream:
 @contextmanager
 def unvalidated() -> Iterator[None]:
     """Let `torch.distributions` not look at values, as it does only to refuse bad ones; for as long, of all threads."""
-    was = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
+    _VALIDATION.off()
     try:
         yield
     finally:
-        Distribution.set_default_validate_args(was)
+        _VALIDATION.back()
+
+
+@dataclass(slots=True)
+class _Validation:
+    """The setting is the process's, and captures may run in several threads: the last to end puts it back."""
+
+    lock: Lock = field(default_factory=Lock)
+    captures: int = 0
+    was: bool = True
+
+    def off(self) -> None:
+        with self.lock:
+            if self.captures == 0:
+                self.was = bool(Distribution._validate_args)
+                Distribution.set_default_validate_args(False)
+            self.captures += 1
+
+    def back(self) -> None:
+        with self.lock:
+            self.captures -= 1
+            if self.captures == 0:
+                Distribution.set_default_validate_args(self.was)
+
+
+_VALIDATION = _Validation()

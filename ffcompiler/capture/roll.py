@@ -81,6 +81,7 @@ class _Roll:
         template, columns = self._columns()
         places = [self._classified(column) for column in columns]
         self._check_memory(columns)
+        self._check_beginnings()
         epilogue = Epilogue(self).segment()
         segment = self._template(template, places)
         numbers = self.flat.segment.numbers
@@ -318,6 +319,18 @@ class _Roll:
                     names.setdefault(storage, set()).add(slot)
         if any(len(name) > 1 for name in names.values()):
             raise NotRolledError("a tensor that steps write in place is read under two names")
+
+    def _check_beginnings(self) -> None:
+        """A tensor that steps write in place begins one state only: two that begin as one tensor change together."""
+        begun: dict[int, int] = {}
+        for leaf in self.leaves.values():
+            for token in {token for token in leaf.begins if self.written(token)}:
+                if leaf.made is not None and leaf.made.distance > 1:
+                    raise NotRolledError("a state begins as a tensor that the first steps write in place")
+                storage = self.flat.memory.of[token]
+                begun[storage] = begun.get(storage, 0) + 1
+        if any(count > 1 for count in begun.values()):
+            raise NotRolledError("two states begin as one tensor, which steps write in place")
 
     def _made_and_written_once(self, token: Token) -> bool:
         """Written in the step that made it, and not after: a value like any other."""
