@@ -46,7 +46,7 @@ class Schedule:
         match self.method, self.block:
             case ((Method.GAUSS_SEIDEL | Method.SEQUENTIAL), _):
                 return front + 1
-            case (Method.JACOBI | Method.JACOBI_GS), _:
+            case ((Method.JACOBI | Method.JACOBI_GS), _):
                 return blocks
             case Method.GS_JACOBI, int(b):
                 return min((front // b + 1) * b, blocks)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from ffcompiler.bench import capture as captures
 from ffcompiler.bench import harness, recurrences, samplers
 from ffcompiler.bench.harness import Clock, Load, Moment, load_between, measure, pinned_threads
 from ffcompiler.bench.rewrites import fold_masks
@@ -145,6 +146,11 @@ def test_the_pixelcnn_benchmark_runs_every_variant_to_equal_bits():
 def test_the_command_knows_the_benchmarks_that_there_are():
     assert set(BENCHMARKS) == set(samplers.SUBJECTS)
     assert set(RECURRENCES) == set(recurrences.CASES)
+
+
+@pytest.mark.parametrize("name", captures.CASES)
+def test_the_capture_of_a_loop_is_measured(name: str) -> None:
+    assert " 40 steps" in captures.one(name, 40) and " 40 found" in captures.one(name, 40)
 
 
 @pytest.mark.parametrize("name", RECURRENCES)
