@@ -85,6 +85,8 @@ def _verdict(plan: Plan) -> str:
     chosen = next((c for c in plan.candidates if c.schedule == plan.schedule), None)
     if chosen is None or plan.costs is None or plan.system is None:
         return str(plan.schedule)
+    if chosen.note.startswith("stopped"):
+        return f"{plan.schedule}: {chosen.note}; from there the steps run one by one, {plan.equality}"
     reference = plan.costs.step * plan.system.blocks
     return (
         f"{plan.schedule}: {chosen.sweeps} sweeps in place of {plan.system.blocks} steps, "

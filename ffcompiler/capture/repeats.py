@@ -69,36 +69,25 @@ class Footprints:
         ordered = sorted(found, key=lambda r: (-r.period * r.count, r.period, r.start))
         return list(dict.fromkeys(self._from_its_beginning(r) for r in ordered))
 
-    def _jumps(self) -> list[tuple[int, int, int]]:
-        """(depth, instruction, call) for each call before which the execution jumped backwards."""
+    def _jumps(self, first: int = 1, end: int | None = None) -> list[tuple[int, int, int]]:
+        """(depth, instruction, call) for each of some calls before which the execution jumped backwards."""
         by_number = list(self._places)
         found = []
-        for call in range(1, len(self.places)):
-            if self.places[call] == self.places[call - 1]:
-                continue
-            jump = _backwards(by_number[self.places[call - 1]], by_number[self.places[call]])
+        for call in range(first, min(end or len(self.places), len(self.places))):
+            before, now = self.places[call - 1], self.places[call]
+            jump = None if before == now else _backwards(by_number[before], by_number[now])
             if jump is not None:
                 found.append((*jump, call))
         return found
 
     def _from_its_beginning(self, repeat: Repeat) -> Repeat:
         """The same loop, from the first call of an iteration of the user's code on."""
-        inside = [j for j in self._jumps_of(repeat) if repeat.start < j[2] <= repeat.start + repeat.period]
+        inside = self._jumps(repeat.start + 1, repeat.start + repeat.period + 1)
         if not inside:
             return repeat
         offset = (min(inside)[2] - repeat.start) % repeat.period
         count = (self._length(repeat) - offset) // repeat.period
         return repeat if count < LEAST else Repeat(repeat.start + offset, repeat.period, count)
-
-    def _jumps_of(self, repeat: Repeat) -> list[tuple[int, int, int]]:
-        by_number = list(self._places)
-        found = []
-        for call in range(repeat.start + 1, min(repeat.start + repeat.period, len(self.places) - 1) + 1):
-            before, now = by_number[self.places[call - 1]], by_number[self.places[call]]
-            jump = _backwards(before, now)
-            if jump is not None:
-                found.append((*jump, call))
-        return found
 
     def _length(self, repeat: Repeat) -> int:
         """How many calls from the start of ``repeat`` on go on like it."""
