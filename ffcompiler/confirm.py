@@ -46,8 +46,9 @@ def _same(got: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:
             difference = compare(output, a, b) if a.shape == b.shape and a.dtype == b.dtype else f"{a.shape}, {b.shape}"
             raise CaptureError(
                 f"the captured program does not reproduce {what}: {difference}\n"
-                "  the function is not deterministic, or depends on something besides its arguments: call it twice and "
-                "compare, with torch.use_deterministic_algorithms(True)"
+                "  the function is not deterministic, or depends on something besides its arguments (call it twice and "
+                "compare, with torch.use_deterministic_algorithms(True)); or it computes in place on part of a tensor, "
+                "which can round otherwise than into a new one: write x[:, :3] = x[:, :3].sigmoid()"
             )
 
 
