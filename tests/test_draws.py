@@ -409,7 +409,8 @@ def test_more_noise_than_fits_is_refused_with_the_figure(monkeypatch: pytest.Mon
 # ---------------------------------------------------------------------------------------------------- whole calls
 
 
-def test_compiling_leaves_the_generator_as_it_found_it() -> None:
+def test_compiling_leaves_the_generator_as_it_found_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(D.Distribution, "_validate_args", True)  # torch.compile switches it off for good
     for function, schedule in ((around, "auto"), (around, "jacobi"), (sampler(REFUSED["poisson"][0]), "auto")):
         state = torch.get_rng_state()
         ffc.compile(function, (like(),), schedule=schedule)

@@ -220,12 +220,12 @@ class Lifted:
         """A tensor of one number for each step."""
         position = NUMBER_AT.get(node.op)
         number = None if position is None or position >= len(node.args) else node.args[position]
+        if not isinstance(number, bool | int | float | Step):
+            return None
         dtype, shape = getattr(torch, node.type.dtype), node.type.shape
-        if isinstance(number, bool | int | float):
+        if not isinstance(number, Step):
             same = torch.full((1,) * (len(shape) + 1), number, device=self._device, dtype=dtype)
             return lambda window, values: same.expand(window.hi - window.lo, *shape)
-        if not isinstance(number, Step):
-            return None
         row = torch.tensor(self._tables[number.table], device=self._device, dtype=dtype).reshape(-1, *(1,) * len(shape))
         return lambda window, values: row[window.lo : window.hi].expand(-1, *shape)
 
