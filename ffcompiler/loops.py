@@ -199,11 +199,3 @@ class TimedSteps:
             torch.cuda.synchronize()
         self.whole = (time.perf_counter() - started) * (hi - lo) / max(done, 1)
         return state
-
-
-@dataclass(frozen=True)
-class FirstStep:
-    """Run the marked loop's first step only: enough for a function to load, once and for all, what it loads lazily."""
-
-    def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
-        return run_steps(range(lo, min(lo + 1, hi)), body, init)

@@ -170,20 +170,12 @@ class Epilogue:
                 raise NotRolledError("the parts of a stack are not all tensors")
             token = self._token(value)
             if stacks:
-                of = self._type(value)
+                of = self.flat.type(value)
                 shape = (*of.shape[:dim], 1, *of.shape[dim:])
                 kind = TensorType(of.dtype, shape, contiguous(shape))
                 token = Made(self._emit(Call(aten.unsqueeze.default, (token, self._number(dim)), (), (kind,))), 0)
             found.append(token)
         return tuple(found)
-
-    def _type(self, token: Token) -> TensorType:
-        if isinstance(token, Outside):
-            return self.flat.type_of(token.handle)
-        assert isinstance(token, Made)
-        kind = self.flat.segment.calls[token.call].types[token.output]
-        assert kind is not None
-        return kind
 
     def _run_in(self, tokens: Sequence[Hashable]) -> tuple[int, Earlier, bool] | None:
         """Where the values of all steps stand in a row: the first place, what they are, whether from last to first."""

@@ -219,20 +219,11 @@ class _Roll:
 
     def _same_types(self, begins: Sequence[Token], later: TensorType) -> None:
         for token in begins:
-            if self.type(token) != later:
-                raise NotRolledError(f"the state begins as {self.type(token)} and goes on as {later}")
+            if self.flat.type(token) != later:
+                raise NotRolledError(f"the state begins as {self.flat.type(token)} and goes on as {later}")
 
     def made_type(self, made: Earlier) -> TensorType:
         kind = self.flat.segment.calls[self.repeat.start + made.call].types[made.output]
-        assert kind is not None
-        return kind
-
-    def type(self, token: Token) -> TensorType:
-        """The type of a value from before the loop."""
-        if isinstance(token, Outside):
-            return self.flat.type_of(token.handle)
-        assert isinstance(token, Made)
-        kind = self.flat.segment.calls[token.call].types[token.output]
         assert kind is not None
         return kind
 
@@ -242,7 +233,7 @@ class _Roll:
             return token
         assert isinstance(token, Made)
         if token not in self.handles:
-            self.handles[token] = self._add(token, self.type(token))
+            self.handles[token] = self._add(token, self.flat.type(token))
         return self.handles[token]
 
     def _add(self, token: Made, kind: TensorType) -> Outside:
@@ -276,14 +267,14 @@ class _Roll:
             self.head_numbers += [(dim,) * len(tokens), tuple(t.output for t in tokens if isinstance(t, Made))]
             args = (self.outside(base), Number(count, False), Number(count + 1, False))
             self.selected[key] = Made(len(self.head), 0)
-            self.head.append(Call(aten.select.int, args, (), (self.type(tokens[0]),)))
+            self.head.append(Call(aten.select.int, args, (), (self.flat.type(tokens[0]),)))
         return self.selected[key]
 
     def _stack(self, tokens: Sequence[Token]) -> Each:
         key = tuple(tokens)
         if key in self.stacked:
             return self.stacked[key]
-        kinds = [self.type(token) for token in tokens]
+        kinds = [self.flat.type(token) for token in tokens]
         if len({(kind.dtype, kind.shape) for kind in kinds}) != 1:
             raise NotRolledError("steps read values of different shapes")
         if len(tokens) > MOST_STACKED:

@@ -30,6 +30,15 @@ class Flat:
     memory: Memory
     type_of: Callable[[int], TensorType]
 
+    def type(self, token: Token) -> TensorType:
+        """The type of a tensor of the recording."""
+        if isinstance(token, Outside):
+            return self.type_of(token.handle)
+        assert isinstance(token, Made)
+        kind = self.segment.calls[token.call].types[token.output]
+        assert kind is not None
+        return kind
+
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
