@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .live import Live
+from .capture import Replay
 from .modes import as_recorded
 from .plan import Bits, Candidate, Costs, Method, Plan, Schedule
 from .program import Chain, Recurrence
@@ -45,19 +45,24 @@ class Calibration:
     wrong: str | None = None
 
 
-def calibrate(
-    plan: Plan,
-    proof: Proof,
-    live: Live,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    schedules: Sequence[Schedule],
-    say: Progress,
-) -> Calibration:
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What is measured: a recorded run with its results, the weights, and how long the reference takes.
+
+    ``seconds`` times the reference on the same arguments: of one that takes longer than the seconds it is given, some
+    steps, and the rest extrapolated.
+    """
+
+    replay: Replay
+    weights: Callable[[], Mapping[str, Tensor]]
+    seconds: Callable[[float], float]
+
+
+def calibrate(plan: Plan, proof: Proof, example: Example, schedules: Sequence[Schedule], say: Progress) -> Calibration:
     """Costs on this machine now, and the candidates with their measured seconds and sweeps."""
     device = torch.device(plan.device)
-    trial = _Trial(plan, proof, live, device, lambda: live.estimated_seconds(args, kwargs, SHORT))
-    reference_seconds = _reference_seconds(live, args, kwargs, device)
+    trial = _Trial(plan, proof, example, device)
+    reference_seconds = _reference_seconds(example)
     tried = []
     with as_recorded(device):
         costs = trial.costs(reference_seconds, schedules)
@@ -73,23 +78,19 @@ def calibrate(
 class _Trial:
     plan: Plan
     proof: Proof
-    live: Live
+    example: Example
     device: torch.device
-    reference: Callable[[], float]  # its seconds, measured once more
-
-    @property
-    def arguments(self) -> tuple[Tensor, ...]:
-        return self.live.captured.replays[0].arguments
 
     def _begin(self, runner: Runner, weights: Mapping[str, Tensor]) -> Execution:
         """The run whose results are known: on the same arguments, with the same random numbers."""
-        return runner.begin(self.arguments, weights, self.live.captured.replays[0].generators)
+        known = self.example.replay
+        return runner.begin(known.arguments, weights, known.generators)
 
     def costs(self, reference_seconds: float, schedules: Sequence[Schedule]) -> Costs:
         """From a few sweeps of each kind, bookkeeping included, on the first state."""
         runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.proof, self.device, guarded=False)
         system, repeat = runner.system, runner.repeat
-        weights = self.live.weights()
+        weights = self.example.weights()
         with torch.no_grad():
             execution = self._begin(runner, weights)
             once = _median_seconds(lambda: runner.broken_patterns(self._begin(runner, weights)), self.device)
@@ -97,8 +98,9 @@ class _Trial:
                 once = max(once - _median_seconds(runner.draws, self.device), 0.0)
             if repeat is not None:
                 now, state = partial(_now, self.device), execution.init
+                again = partial(self.example.seconds, SHORT)
                 equality, env = self.plan.equality, execution.env
-                return repeat_costs(repeat, env, state, equality, reference_seconds, once, now, self.reference)
+                return repeat_costs(repeat, env, state, equality, reference_seconds, once, now, again)
             if runner.solving is not None and runner.solving.priced_by_width:
                 return self._recurrence_costs(reference_seconds, schedules, once)
             assert system is not None
@@ -115,7 +117,7 @@ class _Trial:
         seconds: dict[int, float] = {}
         for width, schedule in sorted(widths.items()):
             runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
-            execution = self._begin(runner, self.live.weights())
+            execution = self._begin(runner, self.example.weights())
             seconds[width] = self._sweep_seconds(runner, execution, True, reference_seconds)
             if width == blocks and runner.recurrent is not None:
                 prepare, env = runner.recurrent.prepare, execution.env
@@ -131,7 +133,7 @@ class _Trial:
         """Blocks and seconds of a windowed sweep in the middle of the array."""
         runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
         assert runner.system is not None
-        execution = self._begin(runner, self.live.weights())
+        execution = self._begin(runner, self.example.weights())
         solve = runner.solver(execution)
         state = runner.system.start_from(execution.init[0])
         middle = 0 if schedule.method is Method.JACOBI else runner.system.blocks // 2
@@ -160,7 +162,7 @@ class _Trial:
         """One candidate through to the end, and whether its bits are the reference's."""
         runner = Runner(replace(self.plan, schedule=schedule, costs=costs), self.proof, self.device)
         best: tuple[float, RunRecord] | None = None
-        known = self.live.captured.replays[0]
+        known = self.example.replay
         ok = True
         for _ in range(2):
             seconds, record, results = self._once(runner)
@@ -181,7 +183,7 @@ class _Trial:
         return Candidate(schedule, seconds, len(record.sweeps), note, certifying), ok
 
     def _once(self, runner: Runner) -> tuple[float, RunRecord, list[Tensor]]:
-        weights = self.live.weights()
+        weights = self.example.weights()
         with torch.no_grad():
             started = _now(self.device)
             execution = self._begin(runner, weights)
@@ -213,22 +215,9 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _reference_seconds(live: Live, args: tuple[Any, ...], kwargs: Mapping[str, Any], device: torch.device) -> float:
-    """The best of a few times, as for the candidates; of a slow reference each extrapolated from its first steps."""
-    first = live.estimated_seconds(args, kwargs, QUICK)
-    if first < QUICK:
-        return _best(lambda: live.reference(args, kwargs), device)
-    return min(first, *(live.estimated_seconds(args, kwargs, QUICK) for _ in range(2)))
-
-
-def _best(call: Callable[[], Any], device: torch.device) -> float:
-    """The better of two times."""
-    times: list[float] = []
-    while len(times) < 2:
-        started = _now(device)
-        call()
-        times.append(_now(device) - started)
-    return min(times)
+def _reference_seconds(example: Example) -> float:
+    """The best of a few times, as for the candidates."""
+    return min(example.seconds(QUICK) for _ in range(3))
 
 
 def _median_seconds(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .artifact import read_artifact
-from .calibrate import Calibration, calibrate
+from .calibrate import Calibration, Example, calibrate
 from .calls import parameters_of
 from .capture import Captured, capture, describe_call, keeping
 from .compiled import Compiled
@@ -110,10 +111,10 @@ class Recipe:
         """For one signature, that of this call."""
         try:
             with casts_repeated():
-                example = _told_apart(args, kwargs)
-                captured = capture(self.function, *example, lambda done, of: say("capture", done, of))
+                told = _told_apart(args, kwargs)
+                captured = capture(self.function, *told, lambda done, of: say("capture", done, of))
                 if captured.small_loop and isinstance(chain(captured.program), Refusal):
-                    captured = capture(self.function, *example, share=0.0)
+                    captured = capture(self.function, *told, share=0.0)
             captured = keeping(captured, *collect_outputs(captured.program))
             live = Live(self.function, captured)
             confirm_respelled(live, args, kwargs, self.equality)
@@ -127,7 +128,8 @@ class Recipe:
             plan = replace(plan, why="sequential execution was asked for by name")
         elif plan.refusal is None:
             schedules = _to_try(plan, proof, self.wanted)
-            calibration = calibrate(plan, proof, live, args, kwargs, schedules, say)
+            example = Example(captured.replays[0], live.weights, partial(live.estimated_seconds, args, kwargs))
+            calibration = calibrate(plan, proof, example, schedules, say)
             plan = _choose(plan, self.wanted, calibration)
         return Compiled(verify(self._agreed(plan)), proof, prove, live)
 

@@ -186,7 +186,7 @@ class TimedSteps:
     """Run steps of the marked loop for a limited time, to tell how long all of them would take."""
 
     seconds: float
-    whole: float = 0.0  # seconds for all steps, extrapolated
+    whole: float = 0.0  # seconds for all steps of all loops, extrapolated
 
     def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
         started, state, done = time.perf_counter(), init, 0
@@ -197,5 +197,5 @@ class TimedSteps:
                 break
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()
-        self.whole = (time.perf_counter() - started) * (hi - lo) / max(done, 1)
+        self.whole += (time.perf_counter() - started) * (hi - lo) / max(done, 1)
         return state
