@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .driver import compile, load  # noqa: A004 - the verb users expect
     from .errors import (
         ArtifactError,
+        BranchError,
         CaptureError,
         CausalityError,
         FFCompilerError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArtifactError",
     "Bits",
+    "BranchError",
     "CaptureError",
     "CausalityError",
     "Certificate",

@@ -2,7 +2,7 @@
 
 ``manifest.json`` says what wrote the file and carries the SHA-256 of the other members, against damage (an attacker
 can recompute them: `load(path, sha256=...)` is against that); ``plan.json`` is the `Plan`; ``weights.safetensors``
-holds its weights by name.
+holds the weights of all its parts by name (`weights.py`).
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .codec import decode, encode
@@ -25,13 +23,13 @@ from .container import read, write
 from .errors import ArtifactError, InvalidPlanError, UsageError
 from .files import replace_file
 from .plan import Plan
-from .program import Weight
 from .verify import verify
+from .weights import WEIGHTS, weights_from_bytes, weights_to_bytes
 
-FORMAT = (3, 0)
+FORMAT = (3, 1)
 """Major and minor version; a newer minor is read, a newer major is not."""
 
-MANIFEST, PLAN, WEIGHTS = "manifest.json", "plan.json", "weights.safetensors"
+MANIFEST, PLAN = "manifest.json", "plan.json"
 MAX_FILE_BYTES = 2**32 - 2
 
 
@@ -48,7 +46,11 @@ class Manifest:
     weights_sha256: str
 
 
-def save_artifact(plan: Plan, weights: Mapping[str, Tensor], path: str | os.PathLike[str], force: bool) -> None:
+Weights = Sequence[Mapping[str, Tensor]]
+"""For each part of a plan, the tensors that it names."""
+
+
+def save_artifact(plan: Plan, weights: Weights, path: str | os.PathLike[str], force: bool) -> None:
     """Write ``path`` whole or not at all. Raises: `UsageError` if it exists (unless ``force``) or cannot be written."""
     if plan.program is None:
         raise UsageError(
@@ -58,11 +60,9 @@ def save_artifact(plan: Plan, weights: Mapping[str, Tensor], path: str | os.Path
     replace_file(path, to_bytes(plan, weights), force)
 
 
-def to_bytes(plan: Plan, weights: Mapping[str, Tensor]) -> bytes:
+def to_bytes(plan: Plan, weights: Weights) -> bytes:
     """The artifact's bytes: the same for the same plan and weights."""
-    assert plan.program is not None
-    stored = {w.name: _storable(weights[w.name]) for w in plan.program.weights}
-    plan_bytes, weight_bytes = encode(plan), safetensors.torch.save(stored)
+    plan_bytes, weight_bytes = encode(plan), weights_to_bytes(plan, weights)
     manifest = Manifest(
         FORMAT,
         version("ffcompiler"),
@@ -75,8 +75,10 @@ def to_bytes(plan: Plan, weights: Mapping[str, Tensor]) -> bytes:
     return write([(MANIFEST, encode(manifest)), (PLAN, plan_bytes), (WEIGHTS, weight_bytes)])
 
 
-def read_artifact(path: str | os.PathLike[str], sha256: str | None = None) -> tuple[Plan, dict[str, Tensor]]:
-    """Plan and weights (on the CPU) of an artifact.
+def read_artifact(
+    path: str | os.PathLike[str], sha256: str | None = None
+) -> tuple[Plan, tuple[dict[str, Tensor], ...]]:
+    """Plan and weights (of each part, on the CPU) of an artifact.
 
     Raises: `ArtifactError`, one line on what is wrong with the file, and what to do; `UsageError` if it is not there.
     """
@@ -90,7 +92,7 @@ def read_artifact(path: str | os.PathLike[str], sha256: str | None = None) -> tu
         raise ArtifactError(f"{ascii(name)[1:-1]}: {error}") from None
 
 
-def from_bytes(data: bytes) -> tuple[Plan, dict[str, Tensor]]:
+def from_bytes(data: bytes) -> tuple[Plan, tuple[dict[str, Tensor], ...]]:
     """Plan and weights from an artifact's bytes; the plan is verified, the weights are those it names."""
     members = read(data, (MANIFEST, PLAN, WEIGHTS))
     manifest = decode(members[MANIFEST], Manifest)
@@ -105,7 +107,7 @@ def from_bytes(data: bytes) -> tuple[Plan, dict[str, Tensor]]:
     plan = verify(decode(members[PLAN], Plan))
     if plan.program is None:
         raise ArtifactError("the plan holds no program; compile the function again")
-    return plan, _weights(members[WEIGHTS], plan.program.weights)
+    return plan, weights_from_bytes(members[WEIGHTS], plan)
 
 
 def _bytes(path: Path) -> bytes:
@@ -117,37 +119,3 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _weights(data: bytes, wanted: tuple[Weight, ...]) -> dict[str, Tensor]:
-    """The tensors, each as the plan types it (strides included)."""
-    try:
-        stored = safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{WEIGHTS} cannot be read: {ascii(str(error))[1:-1]}; compile it again") from None
-    if set(stored) != {w.name for w in wanted}:
-        odd = sorted(set(stored) ^ {w.name for w in wanted})[:5]
-        raise ArtifactError(f"{WEIGHTS} does not hold the plan's weights: {odd!a}; compile it again")
-    return {w.name: _as_typed(stored[w.name], w) for w in wanted}
-
-
-def _as_typed(stored: Tensor, weight: Weight) -> Tensor:
-    kind = weight.type
-    if tuple(stored.shape) != kind.shape or str(stored.dtype).removeprefix("torch.") != kind.dtype:
-        raise ArtifactError(
-            f"weight {weight.name} is {stored.dtype} {tuple(stored.shape)} in {WEIGHTS} and {kind} in the plan; "
-            "compile it again"
-        )
-    if stored.stride() == kind.stride:
-        return stored
-    span = sum((size - 1) * stride for size, stride in zip(kind.shape, kind.stride, strict=True)) + 1
-    if span > 4 * max(stored.numel(), 1):
-        raise ArtifactError(f"weight {weight.name} has strides {kind.stride} that spread it over {span} elements")
-    laid_out = stored.new_empty(span).as_strided(kind.shape, kind.stride)
-    places = [slice(0, 1) if stride == 0 else slice(None) for stride in kind.stride]
-    laid_out[tuple(places)].copy_(stored[tuple(places)])  # elements that share a place are the same number
-    return laid_out
-
-
-def _storable(t: Tensor) -> Tensor:
-    return t.detach().to("cpu").contiguous().clone()

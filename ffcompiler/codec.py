@@ -4,6 +4,8 @@ The type hints of a dataclass are its schema. A dataclass is an object with exac
 enum is its value, and where several dataclasses are possible one is an object with its class name as the only key:
 ``{"Ref":{"name":"b3","output":null}}``. Floats that JSON lacks are ``{"float":"inf"}``. Class names in a file are
 looked up among the classes that the schema allows at that place; nothing in a file names anything that is imported.
+
+A field that came `LATER` than files in which it is missing has a default, and is left out where it has that.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, ForwardRef, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from . import graph
@@ -25,6 +27,9 @@ MAX_VALUES = 1_000_000  # lists, objects and their separators
 MAX_DEPTH = 64  # of lists and objects in each other
 MAX_STRING = 2**20  # characters of one string
 MIN_INT, MAX_INT = -(2**63), 2**63 - 1
+
+LATER = MappingProxyType({"later": True})
+"""Metadata of a field that files of this major version need not have: one that was added to its class since."""
 
 _SPECIAL = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -69,6 +74,18 @@ def _refuse(path: str, fault: str) -> NoReturn:
 def _hints(cls: type) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls)}
+
+
+@cache
+def _later(cls: type) -> dict[str, Any]:
+    """The defaults of the fields that may be missing."""
+    return {field.name: field.default for field in fields(cls) if field.metadata.get("later")}
+
+
+def _is_left_out(value: Any, key: str) -> bool:
+    cls: type = type(value)
+    later, held = _later(cls), getattr(value, key)
+    return key in later and held == later[key] and repr(held) == repr(later[key])
 
 
 @cache
@@ -157,9 +174,10 @@ def _read_fields(document: dict[str, Any], cls: Any, path: str, depth: int) -> A
         if key not in hints:
             _refuse(path, f"has the unknown key {key[:100]!a}")
     for key in hints:
-        if key not in document:
+        if key not in document and key not in _later(cls):
             _refuse(path, f"lacks the key {key!a}")
-    return cls(**{key: _read(document[key], hint, f"{path}.{key}", depth + 1) for key, hint in hints.items()})
+    given = {key: hint for key, hint in hints.items() if key in document}
+    return cls(**{key: _read(document[key], hint, f"{path}.{key}", depth + 1) for key, hint in given.items()})
 
 
 def _read_list(document: list[Any], choices: tuple[Any, ...], path: str, depth: int) -> tuple[Any, ...]:
@@ -223,7 +241,7 @@ def _write(value: Any, hint: Any, path: str) -> Any:
     choices = _choices(hint)
     cls: type = type(value)
     if is_dataclass(cls) and cls in choices:
-        hints = _hints(cls)
+        hints = {key: hint for key, hint in _hints(cls).items() if not _is_left_out(value, key)}
         content = {key: _write(getattr(value, key), item, f"{path}.{key}") for key, item in hints.items()}
         return content if len(_classes(choices)) == 1 else {cls.__name__: content}
     if isinstance(value, Enum) and type(value) in choices:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,22 +15,25 @@ from torch import Tensor, nn
 from .artifact import save_artifact
 from .calls import Parameters, mismatches, parameters_in, parameters_of
 from .capture import describe_arguments, look
-from .errors import ArtifactError, CaptureError, SignatureError, UsageError
+from .errors import ArtifactError, BranchError, CaptureError, SignatureError, UsageError
 from .explain import Explanation, explain
 from .inspect import write_page
 from .live import Live
 from .modes import as_recorded
-from .plan import Method, NoNegativeZero, Plan, Unchanged, ZeroPattern
+from .plan import Method, Plan
+from .prepared import Observe, Prepared, joined
+from .processors import Simulation
 from .program import Leaf, Signature
 from .proof import Proof, Prover, Refusal
 from .randomness import same_states, set_states, states
+from .runtime.checks import Late
 from .runtime.equality import Difference, compare
-from .runtime.record import Certificate, Ending, RunRecord, Sweep
-from .runtime.runner import Execution, Runner, constants_of
+from .runtime.guard import Handover
+from .runtime.record import Certificate, Ending, RunRecord, in_a_row
+from .runtime.runner import Execution, Runner
 from .trees import flatten, unflatten
 from .variants import Found, Variants
-
-Observe = Callable[[Sweep], None]
+from .workers import Example, Progress, checked, examples_in_a_row, impossible, simulate_workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Verification:
 
     def __str__(self) -> str:
         if self.equal:
-            return f"bits equal: {self.outputs} of {self.outputs} outputs ({self.record.certificate})"
+            return f"bits equal: {self.outputs} of {self.outputs} outputs ({self.record.claim})"
         left = [] if self.same_generators else ["the random generators are left in other states than by the reference"]
         return "\n".join([*map(str, self.differences), *left])
 
@@ -67,17 +70,18 @@ class Compiled:
     """
 
     plan: Plan
-    proof: Proof
+    proofs: tuple[Proof, ...]  # of its parts
     prove: Prover  # for when weights have changed
     live: Live | None = None
-    stored: Mapping[str, Tensor] = field(default_factory=dict)
+    stored: tuple[Mapping[str, Tensor], ...] = ()  # for each part
     function: Callable[..., Any] | None = None  # of a plan without a program: what could not be captured
     called_as: Signature | None = None  # what a plan without a program was made for
+    measured: str | None = None  # when its schedule was chosen, if that was in an earlier compilation
     device: torch.device = field(init=False)
-    _runner: Runner | None = field(init=False, default=None)
-    _unproved: str | None = field(init=False, default=None)  # the file of a plan whose proof waits for arguments
+    parts: tuple[Prepared, ...] = field(init=False, default=())  # one for each loop
     _parameters: Parameters = field(init=False, default_factory=Parameters)
     _variants: Variants[Compiled] | None = field(init=False, default=None, repr=False, compare=False)
+    _late: Late = field(init=False, default_factory=Late, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.device = torch.device(self.plan.device)
@@ -85,14 +89,26 @@ class Compiled:
             function = None if self.live is None else self.live.function
             signature = self.plan.program.signature
             self._parameters = parameters_in(signature) if function is None else parameters_of(function)
-            self._runner = Runner(self.plan, self.proof, self.device)
-            if self.live is None and (why := self._unsettled(self._runner, self.stored)) is not None:
-                raise ArtifactError(f"{why}\n  the weights were changed after compilation; compile the function again")
+            both = zip(self.plan.parts, self.proofs, strict=True)
+            self.parts = tuple(Prepared(part, proof, self.prove, self.device, self._handover) for part, proof in both)
+            for part, weights in zip(self.parts, self.stored, strict=self.live is None):
+                if (why := _unsettled(part.runner, weights)) is not None:
+                    again = "the weights were changed after compilation; compile the function again"
+                    raise ArtifactError(f"{why}\n  {again}")
 
-    @staticmethod
-    def _unsettled(runner: Runner, weights: Mapping[str, Tensor]) -> str | None:
-        """Why what steps write into ``weights`` is not the same in all steps, if it is not."""
-        return runner.overwrites.unsettled(runner.overwrites.evaluated(weights))
+    @property
+    def _handover(self) -> Handover:
+        """Who does the rest where sweeps end early."""
+        if self.live is None:
+            return Handover.LOADED
+        if self.plan.rest is not None:  # what earlier parts made is not made twice
+            return Handover.ONWARD
+        return Handover.RESUMED if self._can_resume(self.live) else Handover.CAPTURED
+
+    @property
+    def proof(self) -> Proof:
+        """That of the first loop."""
+        return self.parts[0].proof if self.parts else self.proofs[0]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the function gives for these arguments, evaluated without gradients.
@@ -120,7 +136,7 @@ class Compiled:
             result, record = found.variant._dispatch(args, kwargs, found.tensors, observe)
         if self._variants is not None and record.ending is Ending.STALE:
             self._variants.refresh()
-        record.seconds = time.perf_counter() - started
+        record.seconds = time.perf_counter() - started - sum(part.seconds for part in record.parts[1:])
         return result, record
 
     # ------------------------------------------------------------------------------------------ variants
@@ -185,9 +201,59 @@ class Compiled:
         faults = [_with_gradients(path) for path, t in zip(paths, ordered, strict=True) if t.requires_grad]
         raise SignatureError("\n  ".join(["these arguments cannot be taken", *faults]))
 
-    def explain(self) -> Explanation:
-        """Is this function worth compiling, why, and what would change that; as text and as data."""
-        return explain(self.plan, self.proof)
+    def explain(
+        self,
+        processors: Sequence[int] = (),
+        args: tuple[Any, ...] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> Explanation:
+        """Is this function worth compiling, why, and what would change that; as text and as data.
+
+        ``processors``: simulate the schedules on so many workers as well (docs/processors.md). For this each is run
+        without the guard, on the example inputs or on ``args`` and ``kwargs``; a loaded artifact has no example.
+
+        Raises: `UsageError` for a number of processors that is none, or where there is nothing to run on.
+        """
+        asked = checked(processors)
+        simulated = self._simulated(asked, args, kwargs or {}, progress) if asked else []
+        explanation = explain(self.plan, *(part.proof for part in self.parts), simulated=simulated)
+        if self.measured is None:
+            return explanation
+        told = f"from the plan cache, measured on {self.measured}; to measure again: `ffc cache clear`, or cache=False"
+        return replace(explanation, why=(*explanation.why, f"the choice is {told}"))
+
+    def _simulated(
+        self,
+        processors: tuple[int, ...],
+        args: tuple[Any, ...] | None,
+        kwargs: Mapping[str, Any],
+        progress: Progress | None,
+    ) -> list[Simulation]:
+        """Of each part."""
+        notes = [impossible(part) for part in self.plan.parts]
+        if None not in notes:
+            return [Simulation(processors, note=note or "") for note in notes]
+        examples = self._examples(args, kwargs)
+        return [
+            Simulation(processors, note=note)
+            if note is not None
+            else simulate_workers(part.runner, self.prove, example, processors, progress)
+            for note, part, example in zip(notes, self.parts, examples, strict=True)
+        ]
+
+    def _examples(self, args: tuple[Any, ...] | None, kwargs: Mapping[str, Any]) -> list[Example]:
+        """What each part is run on to simulate it."""
+        weights = self.stored if self.live is None else self.live.all_weights()
+        if args is not None or kwargs:
+            arguments = self._checked(args or (), kwargs)
+            return examples_in_a_row([part.runner for part in self.parts], arguments, weights)
+        if self.live is None:
+            raise UsageError(
+                "an artifact has no example inputs to simulate on: give args, or --input on a command line"
+            )
+        known = (part.replays[0] for part in self.live.captured.parts)
+        return [Example(one.arguments, own, one.generators) for one, own in zip(known, weights, strict=True)]
 
     def verify(self, *args: Any, **kwargs: Any) -> Verification:
         """Run both and compare: bits equal, or where they differ and by how much.
@@ -214,103 +280,113 @@ class Compiled:
         if self.function is not None:
             with torch.no_grad():
                 return self.function(*args, **kwargs)
-        assert self._runner is not None
         tensors = self._checked(args, kwargs)
-        with as_recorded(self.device):
-            execution = self._runner.begin(tensors, self.stored)
-            return self._result(self._runner.results(execution, self._runner.finish(execution)))
+        for part, weights in zip(self.parts, self.stored, strict=True):
+            with as_recorded(self.device):
+                execution = part.runner.begin(tensors, weights)
+                tensors = [] if execution.otherwise else part.runner.complete(execution)
+            if execution.otherwise:
+                return self._otherwise(args, kwargs, execution)[0]
+        return self._result(tensors)
 
     # ------------------------------------------------------------------------------------------ a run
 
     def _dispatch(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors: list[Tensor], observe: Observe | None
     ) -> tuple[Any, RunRecord]:
-        runner = self._runner
-        if runner is None or (self.plan.schedule.method is Method.SEQUENTIAL):
+        if all(part.sequential for part in self.parts):
             return self._sequentially(args, kwargs, Ending.SEQUENTIAL, self.plan.refusal or "")
         weights, stale = (self.stored, None) if self.live is None else self.live.now(self.device.type)
         if stale is not None:
             return self._sequentially(args, kwargs, Ending.STALE, stale)
-        if self.live is not None and not runner.worth_starting():
-            return self._sequentially(args, kwargs, Ending.GUARD, "the first sweep is not worth its cost")
-        with as_recorded(self.device):
-            execution = runner.begin(tensors, weights)
-            if self.live is not None and (why := runner.overwrites.unsettled(execution.env)) is not None:
-                set_states(execution.drawn_from)
-                return self._sequentially(args, kwargs, Ending.STALE, why)
-            if self._unproved is not None and self.plan.program is not None:
-                self._accept(self.prove(self.plan.program, execution.env), self._unproved)
-                self._unproved, runner = None, self._runner or runner
-            if runner.broken_patterns(execution):
-                renewed = self._prove_again(execution)
-                if isinstance(renewed, Refusal):
-                    set_states(execution.drawn_from)
-                    return self._sequentially(args, kwargs, Ending.STALE, str(renewed))
-                runner = renewed
-                execution = runner.begin(tensors, weights, execution.drawn_from)
-            solution = runner.sweep(execution, observe)
-            execution.record.certificate = runner.certify(execution)
-            if solution.certified == execution.record.blocks or self.live is None or not self._can_resume(self.live):
-                state = runner.finish(execution)
-                result = self._result(runner.results(execution, state))
-                if self.live is not None:
-                    self.live.write(runner.overwrites.values(execution.env))
-                return result, execution.record
-            front, resumed = runner.resume_state(execution)
-        return self.live.resume(args, kwargs, front, resumed), execution.record
+        hindrances = [part.runner.hindrance() for part in self.parts if not part.sequential]
+        if self.live is not None and all(hindrances):
+            return self._sequentially(args, kwargs, Ending.GUARD, hindrances[0])
+        if self.live is not None and self._late.too_often:
+            return self._sequentially(args, kwargs, Ending.OTHERWISE, f"{self._late.why}, as in other calls before")
+        generators = states() if any(part.runner.draws for part in self.parts) else {}
+        records: list[RunRecord] = []
+        for part, own in zip(self.parts, weights, strict=True):
+            started = time.perf_counter()
+            with as_recorded(self.device):
+                execution = part.begin(tensors, own)
+                if isinstance(execution, Refusal):
+                    set_states(generators)
+                    return self._sequentially(args, kwargs, Ending.STALE, str(execution))
+                if not execution.otherwise:
+                    part.sweep(execution, observe)
+                    if self.live is not None and len(self.parts) == 1 and part.runner.anew(execution):
+                        set_states(generators)
+                        return self._begun_anew(args, kwargs, execution.record)
+                    part.certify(execution)
+                    resumed = self._resumed(part, execution)
+                    tensors = [] if resumed is not None else part.runner.complete(execution)
+            if execution.otherwise:
+                set_states(generators)
+                self._late.note(bool(records) or execution.solution is not None, execution.otherwise)
+                return self._otherwise(args, kwargs, execution)
+            if resumed is not None and self.live is not None:
+                return self.live.resume(args, kwargs, *resumed), execution.record
+            execution.record.seconds = time.perf_counter() - started
+            records.append(execution.record)
+        assert isinstance(execution, Execution), "there are parts"
+        self._note_proofs()
+        self._late.note(True, "")
+        if self.live is not None:
+            self.live.write(self.parts[0].runner.overwrites.values(execution.env))
+        return self._result(tensors), in_a_row(records)
+
+    def _resumed(self, part: Prepared, execution: Execution) -> tuple[int, tuple[Tensor, ...]] | None:
+        """Where, and in which state, the function itself is to go on; None if it is not to, or nothing is left."""
+        left = execution.record.certified < execution.record.blocks
+        return part.runner.resume_state(execution) if left and part.handover is Handover.RESUMED else None
+
+    def _note_proofs(self) -> None:
+        """Weights may have changed, and with them what the plan rests on."""
+        if any(part.proof is not proof for part, proof in zip(self.parts, self.proofs, strict=True)):
+            self.plan, self.proofs = joined(self.parts), tuple(part.proof for part in self.parts)
 
     def _can_resume(self, live: Live) -> bool:
         """Whether the user's own loop can be begun in its middle.
 
-        Not if it is not marked, and not if it draws: the numbers of all its steps are drawn already. Where it writes
-        into its first state, what that must hold then is known of array loops only.
+        Not if it is not marked, and not if it draws: the numbers of all its steps are drawn already. Not if steps leave
+        what has to be looked at. Where it writes into its first state, what that must hold then is known of array loops
+        only.
         """
-        if not live.captured.marked or (self._runner is not None and self._runner.draws):
+        program = self.plan.program
+        if not live.captured.marked or program is None or program.draws or program.loop.collected:
             return False
         return self.plan.array is not None or not live.captured.in_place
+
+    def _otherwise(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], execution: Execution
+    ) -> tuple[Any, RunRecord]:
+        """A test on values came out otherwise. Raises: `BranchError` where there is only the captured program."""
+        if self.live is None:
+            raise BranchError(
+                f"{execution.otherwise}; an artifact goes one way only\n"
+                "  run the function itself for these arguments, or compile it with them as its example"
+            )
+        return self._sequentially(args, kwargs, Ending.OTHERWISE, execution.otherwise)
 
     def _sequentially(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], ending: Ending, detail: str
     ) -> tuple[Any, RunRecord]:
-        loop = self.plan.program.loop if self.plan.program else None
-        blocks = loop.hi - loop.lo if loop else 0
-        record = RunRecord(str(self.plan.schedule), blocks, ending, detail=detail)
-        record.certificate = Certificate(str(self.plan.equality), "this is the reference", 0, blocks, 0)
+        loops = [part.program.loop for part in self.plan.parts if part.program]
+        blocks = sum(loop.hi - loop.lo for loop in loops)
+        return self._begun_anew(args, kwargs, RunRecord(str(self.plan.schedule), blocks, ending, detail=detail))
+
+    def _begun_anew(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], record: RunRecord) -> tuple[Any, RunRecord]:
+        """What the function gives from its beginning: nothing is claimed of sweeps."""
+        record.certified = 0
+        record.certificate = Certificate(str(self.plan.equality), "this is the reference", 0, record.blocks, 0)
         return self.reference(*args, **kwargs), record
 
     def prove_stored(self, name: str) -> None:
-        """Make the proof of a loaded plan from its weights; where it rests on an argument, at the first call.
-
-        Raises: `ArtifactError` if the weights in the file do not support the plan in it.
-        """
-        assert self.plan.program is not None
-        constants = constants_of(self.plan.program, self.stored)
-        zeros = {p.value for p in self.plan.premises if isinstance(p, ZeroPattern | Unchanged | NoNegativeZero)}
-        self._unproved = None if zeros <= set(constants) else name
-        if self._unproved is None:
-            self._accept(self.prove(self.plan.program, constants), name)
-
-    def _accept(self, proof: Proof | Refusal, name: str) -> None:
-        """Take a proof as that of the loaded plan."""
-        if isinstance(proof, Refusal) or proof.premises != self.plan.premises:
-            why = proof if isinstance(proof, Refusal) else "the proof rests on other premises than the plan says"
-            raise ArtifactError(
-                f"{name}: the weights in the file do not support the plan in it\n  {why}\n"
-                "  the file was changed after it was written; compile the function again"
-            )
-        self.proof = proof
-        self._runner = Runner(self.plan, self.proof, self.device)
-
-    def _prove_again(self, execution: Execution) -> Runner | Refusal:
-        """The weights have changed where the proof needs zeros: prove with the new ones."""
-        assert self.plan.program is not None
-        proof = self.prove(self.plan.program, execution.env)
-        if isinstance(proof, Refusal):
-            return proof
-        self.plan = replace(self.plan, premises=proof.premises)
-        self.proof = proof
-        self._runner = Runner(self.plan, self.proof, self.device)
-        return self._runner
+        """Make the proofs of a loaded plan. Raises: `ArtifactError` if the weights in the file do not support it."""
+        for part, weights in zip(self.parts, self.stored, strict=True):
+            if part.plan.refusal is None and part.plan.array is not None:
+                part.prove_stored(name, weights)
 
     # ------------------------------------------------------------------------------------------ arguments
 
@@ -339,9 +415,10 @@ class Compiled:
         return tensors
 
     def _result(self, tensors: list[Tensor]) -> Any:
-        assert self.plan.program is not None
+        program = self.parts[-1].plan.program
+        assert program is not None
         remaining = iter(tensors)
-        result = self.plan.program.result
+        result = program.result
         leaves = [constant(leaf) if leaf.name is None else next(remaining) for leaf in result.leaves]
         return unflatten(result.tree, leaves)
 
@@ -349,14 +426,20 @@ class Compiled:
 
     def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
         """Write the artifact; an existing file is kept unless ``force``. Raises: `UsageError`, `FFCompilerError`."""
-        weights = self.live.weights() if self.live is not None else self.stored
-        if self._runner is not None and (why := self._unsettled(self._runner, weights)) is not None:
-            raise UsageError(f"{why}\n  compile the function again with these weights, then save")
+        weights = self.live.all_weights() if self.live is not None else self.stored
+        for part, own in zip(self.parts, weights, strict=bool(self.parts)):
+            if (why := _unsettled(part.runner, own)) is not None:
+                raise UsageError(f"{why}\n  compile the function again with these weights, then save")
         save_artifact(self.plan, weights, path, force)
 
     def inspect(self, path: str | os.PathLike[str], record: RunRecord | None = None, force: bool = False) -> None:
         """Write a page with the schedule, the proof, and the front of ``record`` if one is given."""
-        write_page(self.plan, path, record, force, self.proof)
+        write_page(self.plan, path, record, force, *(part.proof for part in self.parts))
+
+
+def _unsettled(runner: Runner, weights: Mapping[str, Tensor]) -> str | None:
+    """Why what steps write into ``weights`` is not the same in all steps, if it is not."""
+    return runner.overwrites.unsettled(runner.overwrites.evaluated(weights))
 
 
 def _nameless() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from .program import Chain
 from .proof import Proof, Refusal
 from .runtime.equality import compare, same_bits
 from .runtime.premises import below, really_finite
-from .runtime.runner import Runner
+from .runtime.runner import Execution, Runner
 from .runtime.system import System, by_levels
 
 
@@ -30,14 +30,44 @@ def confirm(runner: Runner, captured: Captured, weights: Mapping[str, Tensor]) -
 
 def _confirm_replay(runner: Runner, replay: Replay, weights: Mapping[str, Tensor], which: str) -> None:
     execution = runner.begin(replay.arguments, weights, replay.generators)
+    _went_the_same_way(execution, which)
     _same(execution.init, replay.init, f"the state before the loop, on {which}")
     for checkpoint in replay.checkpoints:
         after = runner.one_step(execution, checkpoint.before, checkpoint.position)
         _same(after, checkpoint.after, f"the state after step {checkpoint.position} of the loop, on {which}")
-    final = (*replay.final, *replay.left)
-    if (runner.program.loop.collected and not replay.left) or isinstance(runner.program.loop, Chain):
+    final = (*replay.final, *replay.left, *_tested(runner, replay))
+    whole = len(replay.final) + len(runner.program.loop.collected) != len(final)
+    if whole and not replay.complete:
+        _was_confirmed(runner, which)
+        return
+    if whole or isinstance(runner.program.loop, Chain):
         final = runner.finish(execution)
     _same(runner.results(execution, final), replay.results, f"the result, on {which}")
+    if replay.complete:
+        _went_the_same_way(execution, which)
+
+
+def _was_confirmed(runner: Runner, which: str) -> None:
+    """Of an array that steps write into, and in a run of a few steps not all did, the other run tells what becomes."""
+    if which != "second inputs":
+        arrays = ", ".join(value.name for value in runner.program.loop.collected)
+        raise CaptureError(
+            f"the steps of the loop, which write into arrays ({arrays}), take too long to be run whole and compared\n"
+            "  compile with a shorter example, or give the steps' results by ffc.scan"
+        )
+
+
+def _tested(runner: Runner, replay: Replay) -> Iterator[Tensor]:
+    """In place of what the tests in steps that were left out would have seen."""
+    came_out = {check.value.name: check.holds for check in runner.program.checks}
+    for value in runner.program.loop.collected[len(replay.left) :]:
+        if value.name in came_out and not replay.complete:
+            yield torch.full(value.type.shape, came_out[value.name], device=runner.device)
+
+
+def _went_the_same_way(execution: Execution, which: str) -> None:
+    if execution.otherwise:
+        raise CaptureError(f"the captured program does not reproduce a test, on {which}: {execution.otherwise}")
 
 
 def _same(got: Sequence[Tensor], expected: Sequence[Tensor], what: str) -> None:

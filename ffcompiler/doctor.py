@@ -24,7 +24,17 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything `ffc doctor` shows."""
-    return [*_versions(), *_machine(), *_devices(), *_threads(), *_settings()]
+    return [*_versions(), *_machine(), _load(), _cpu(), *_cuda(), *_threads(), *_settings()]
+
+
+def surroundings(device: str) -> list[Finding]:
+    """What stays as long as nobody changes it, and costs on this kind of device depend on."""
+    return [*_versions(), *_machine(), _cpu(), *(_cuda() if device == "cuda" else []), *_threads(), *_settings()]
+
+
+def load() -> str:
+    """How busy the machine is."""
+    return _load().value
 
 
 def as_text(found: list[Finding]) -> str:
@@ -70,7 +80,7 @@ def _versions() -> list[Finding]:
 
 def _version(name: str) -> str:
     try:
-        return torch.__version__ if name == "torch" else version(name)
+        return str(torch.__version__) if name == "torch" else version(name)  # a subclass of str
     except PackageNotFoundError:
         return "not installed"
 
@@ -85,7 +95,6 @@ def _machine() -> list[Finding]:
         Finding("machine", "processor", _processor()),
         Finding("machine", "capability", capability, slow),
         Finding("machine", "memory", _memory()),
-        _load(),
     ]
 
 
@@ -115,12 +124,16 @@ def _load() -> Finding:
     return Finding("machine", "load", f"{load:.2f} on {cores} cores", advice if busy else None)
 
 
-def _devices() -> list[Finding]:
-    found = [Finding("devices", "cpu", f"{usable_cores()} cores usable of {os.cpu_count()}")]
+def _cpu() -> Finding:
+    return Finding("devices", "cpu", f"{usable_cores()} cores usable of {os.cpu_count()}")
+
+
+def _cuda() -> list[Finding]:
     if not torch.cuda.is_available():
         built = torch.version.cuda or torch.version.hip
         why = f"none usable, although this torch is built for {built}" if built else "this torch is built without"
-        return [*found, Finding("devices", "cuda", why, "install the driver" if built else None)]
+        return [Finding("devices", "cuda", why, "install the driver" if built else None)]
+    found = []
     for k in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(k)
         found.append(

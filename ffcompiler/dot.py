@@ -5,6 +5,8 @@ Only the text is made, so no ``dot`` program is needed; any viewer of DOT files 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import graphviz
 
 from .graph import Graph
@@ -13,20 +15,34 @@ from .program import ArrayLoop, Chain, Program, Recurrence, RepeatedMap
 
 
 def dot(plan: Plan) -> str:
-    """DOT text of the plan's program; of a plan without one, a graph with its refusal as only box."""
+    """DOT text of the plan's program; of a plan without one, a graph with its refusal as only box.
+
+    Of several parts, each has its clusters, and edges lead from what one hands on to the argument of the next.
+    """
     drawing = graphviz.Digraph("plan", node_attr={"shape": "box", "fontname": "monospace"})
     if plan.program is None:
         drawing.node("refusal", graphviz.escape(plan.refusal or ""))
         return str(drawing.source)
-    for name, graph in _graphs(plan.program):
-        with drawing.subgraph(name=f"cluster_{name}") as cluster:
-            cluster.attr(label=name)
-            for node in graph.nodes:
-                cluster.node(node.name, graphviz.escape(f"{node.name} = {node.op}\n{node.source}"))
-    for _, graph in _graphs(plan.program):
-        for node in graph.nodes:
-            drawing.edges((ref.name, node.name) for ref in node.refs())
+    programs = [part.program for part in plan.parts if part.program is not None]
+    prefixes = [f"part{k}." if len(programs) > 1 else "" for k in range(1, len(programs) + 1)]
+    for program, prefix in zip(programs, prefixes, strict=True):
+        _draw(drawing, program, prefix)
+    for (program, prefix), (rest, after) in pairwise(zip(programs, prefixes, strict=True)):
+        for left, given in zip(program.result.leaves, rest.signature.leaves, strict=True):
+            drawing.edge(f"{prefix}{(left.name or '').partition('.')[0]}", f"{after}{given.name}")
     return str(drawing.source)
+
+
+def _draw(drawing: graphviz.Digraph, program: Program, prefix: str) -> None:
+    """The clusters of one program, all names begun with ``prefix``: each part has names of its own."""
+    for name, graph in _graphs(program):
+        with drawing.subgraph(name=f"cluster_{prefix}{name}") as cluster:
+            cluster.attr(label=f"{prefix}{name}")
+            for node in graph.nodes:
+                cluster.node(f"{prefix}{node.name}", graphviz.escape(f"{node.name} = {node.op}\n{node.source}"))
+    for _, graph in _graphs(program):
+        for node in graph.nodes:
+            drawing.edges((f"{prefix}{ref.name}", f"{prefix}{node.name}") for ref in node.refs())
 
 
 def _graphs(program: Program) -> list[tuple[str, Graph]]:

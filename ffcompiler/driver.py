@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .alternatives import LOOSE, alternatives, exponent, rounding_alone
 from .artifact import read_artifact
-from .calibrate import Calibration, Example, calibrate
-from .calls import parameters_of
-from .capture import Captured, capture, describe_call, keeping
+from .cache import Asked, PlanCache, plan_cache
+from .calibrate import QUICK, Effort, Example, calibrate
+from .calls import mismatches, parameters_of
+from .capture import Captured, Replay, capture, describe_arguments, describe_call, keeping
+from .choice import SEQUENTIAL, choose, to_try
+from .circumstances import circumstances, fingerprint, remembered
 from .compiled import Compiled
-from .confirm import confirm, interference
 from .errors import ArtifactError, CaptureError, CausalityError, ScheduleError, UsageError
 from .live import Live
 from .modes import as_recorded, casts_repeated
 from .passes.chain import chain
 from .passes.dependence import prove
 from .passes.outputs import collect_outputs
-from .passes.partition import partition
-from .passes.recurrence import recurrence
-from .passes.repeated import repeated
-from .plan import Bits, Candidate, Equality, Method, Plan, Schedule
-from .probe import best_alignment
-from .program import ArrayLoop, Chain, Recurrence, RepeatedMap
+from .plan import Bits, Convergence, Costs, Equality, Method, Plan, Schedule, tolerance
+from .planning import sound_plan
+from .program import Recurrence
 from .proof import NO_PROOF, Proof, Refusal
 from .randomness import kept
 from .respelled import confirm_respelled
 from .runtime.recurrent import make_recurrent
-from .runtime.runner import Runner
-from .schedules import candidates_for, candidates_for_chain, candidates_for_recurrence, parse_schedule
-from .sweepable import obstacle, sweepable
+from .schedules import parse_schedule
+from .several import in_a_row, measure_parts, worth_it
+from .sweepable import obstacle
 from .trees import flatten, unflatten
 from .verify import verify
 
 Progress = Callable[[str, int, int], None]
-SEQUENTIAL = Schedule(Method.SEQUENTIAL)
-JACOBI = Schedule(Method.JACOBI)
-NEAR = 1.05
-"""Candidates this close to the fastest are as good: the first of them is taken, so that noise does not decide."""
+ASIDE = 0.2
+"""The share of the budget for what other demands would give, of which nothing is decided."""
 
 
 def compile(  # noqa: A001 - the verb users expect: ffc.compile
@@ -55,6 +54,10 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
     schedule: Schedule | str = "auto",
     on_unsupported: str | None = None,
     max_signatures: int = 8,
+    budget: float = 5.0,
+    memory_limit: int | None = None,
+    calibration: Sequence[tuple[Any, ...]] = (),
+    cache: bool | str | os.PathLike[str] = True,
     progress: Progress | None = None,
 ) -> Compiled:
     """``function``, whose sequential loop is marked by `fori_loop`, as a callable with the same answer.
@@ -64,23 +67,59 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
     ``max_signatures`` are kept (`Compiled.variants`).
 
     ``equality``: ``"bits"`` or `tolerance(rtol, atol)`. ``schedule``: ``"auto"``, or a name such as ``"jacobi"``,
-    ``"gs-jacobi(98)"``, ``"sliding(98)+windows"``, ``"wavefront"``, ``"gauss-seidel"``, ``"sequential"``.
+    ``"gs-jacobi(98)"``, ``"growing(64)"``, ``"sliding(98)+windows"``, ``"wavefront"``, ``"gauss-seidel"``,
+    ``"sequential"``.
 
     ``on_unsupported``, for a function that cannot be captured, or not be parallelised safely: ``"sequential"`` gives a
     `Compiled` that runs the function as it is, and whose ``explain()`` says why; ``"raise"`` raises. By default the
     schedules ``"auto"`` and ``"sequential"`` do the former, others that are asked for by name the latter. Evaluation is
     without gradients.
 
+    ``budget``: seconds in which costs and candidates are measured; timing the reference comes on top, and what is not
+    run is predicted (docs/decision.md). ``memory_limit``: bytes that a run may need besides arguments and weights, by
+    prediction. ``calibration``: arguments of further calls with the example's signature, whose convergence counts too.
+
+    ``cache``: whether a choice that was measured before, for the same graph, weights, options, machine and versions, is
+    taken from the plan cache in place of being measured again (docs/cache.md); or the folder to keep such choices in.
+
     Raises: `CaptureError`, `CausalityError` as said above; `ScheduleError` for a schedule that does not exist;
     `UsageError` for an argument of this function that makes no sense.
     """
     wanted = schedule if isinstance(schedule, Schedule) else parse_schedule(schedule)
-    recipe = Recipe(function, _equality(equality), wanted, _insists(on_unsupported, wanted))
+    effort, insist = _effort(budget, memory_limit), _insists(on_unsupported, wanted)
+    recipe = Recipe(function, _equality(equality), wanted, insist, plan_cache(cache), effort)
     if max_signatures < 1:
         raise UsageError(f"max_signatures is {max_signatures}; it counts the signature of the example, so 1 or more")
     example = parameters_of(function).canonical(example_args, dict(example_kwargs or {}))
-    compiled = recipe.compile(*example, progress or (lambda what, done, of: None))
+    inputs = [parameters_of(function).canonical(args, {}) for args in calibration]
+    first = replace(recipe, inputs=_alike(function, example, inputs))
+    compiled = first.compile(*example, progress or (lambda what, done, of: None))
     return compiled.vary(recipe.again, example, recipe.insist, max_signatures)
+
+
+def _effort(budget: float, memory_limit: int | None) -> Effort:
+    if not 0.0 <= budget < math.inf:
+        raise UsageError(f"budget is {budget!r}; it counts seconds, e.g. 5.0")
+    if memory_limit is not None and memory_limit < 0:
+        raise UsageError(f"memory_limit is {memory_limit}; it counts bytes, so 0 or more")
+    return Effort(budget, memory_limit)
+
+
+def _alike(
+    function: Callable[..., Any], example: tuple[tuple[Any, ...], dict[str, Any]], inputs: Sequence[Any]
+) -> tuple[tuple[Tensor, ...], ...]:
+    """The tensors of further calls. Raises: `UsageError` for one that is not of the example's signature."""
+    if not inputs:
+        return ()
+    wanted, _ = describe_arguments(function, *example)
+    found = []
+    for k, call in enumerate(inputs):
+        given, tensors = describe_arguments(function, *call)
+        faults = list(mismatches(wanted, given))
+        if faults:
+            raise UsageError("\n  ".join([f"calibration[{k}] is not a call like the example", *faults]))
+        found.append(tuple(t.detach() for t in tensors))
+    return tuple(found)
 
 
 def _insists(on_unsupported: str | None, wanted: Schedule | None) -> bool:
@@ -98,6 +137,9 @@ class Recipe:
     equality: Equality
     wanted: Schedule | None
     insist: bool  # raise where the function cannot be captured, or no schedule that is wanted is sound
+    cache: PlanCache | None
+    effort: Effort
+    inputs: tuple[tuple[Tensor, ...], ...] = ()  # of further calls, to calibrate on; of the first signature only
 
     def again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Compiled:
         """For another signature, in the middle of a call."""
@@ -115,31 +157,108 @@ class Recipe:
                 captured = capture(self.function, *told, lambda done, of: say("capture", done, of))
                 if captured.small_loop and isinstance(chain(captured.program), Refusal):
                     captured = capture(self.function, *told, share=0.0)
-            captured = keeping(captured, *collect_outputs(captured.program))
+            captured = _collecting(captured)
             live = Live(self.function, captured)
             confirm_respelled(live, args, kwargs, self.equality)
-            with as_recorded(torch.device(_device_of((args, kwargs)))):
-                plan, proof = _sound_plan(captured, live, self.equality)
+            device = torch.device(_device_of((args, kwargs)))
+            with as_recorded(device):
+                both = zip(captured.parts, live.all_weights(), strict=True)
+                found = [sound_plan(part, weights, self.equality, device) for part, weights in both]
         except CaptureError as error:
             if self.insist:
                 raise
             return _uncaptured(self.function, self.equality, (args, kwargs), str(error))
+        plan, proofs = in_a_row([plan for plan, _ in found]), tuple(proof for _, proof in found)
+        measured = None
         if self.wanted is not None and self.wanted.method is Method.SEQUENTIAL:
-            plan = replace(plan, why="sequential execution was asked for by name")
-        elif plan.refusal is None:
-            schedules = _to_try(plan, proof, self.wanted)
-            example = Example(captured.replays[0], live.weights, partial(live.estimated_seconds, args, kwargs))
-            calibration = calibrate(plan, proof, example, schedules, say)
-            plan = _choose(plan, self.wanted, calibration)
-        return Compiled(verify(self._agreed(plan)), proof, prove, live)
+            plan = in_a_row([replace(p, why="sequential execution was asked for by name") for p in plan.parts])
+        elif (possible := any(part.refusal is None for part in plan.parts)) or not self.insist:
+            timed = partial(live.estimated_seconds, args, kwargs)
+            weights = {f"{k}.{name}": t for k, own in enumerate(live.all_weights()) for name, t in own.items()}
+            ask = partial(self._asked, plan, weights, captured.replays[0].arguments)
+            choose_now = partial(self._chosen, plan, proofs, live, timed, say)
+            choice = choose_now if possible else partial(self._loosened, plan, live, timed)
+            plan, measured = remembered(self.cache, ask, choice, _name(self.function))
+        return Compiled(verify(self._agreed(plan)), proofs, prove, live, measured=measured)
+
+    def _chosen(
+        self, plan: Plan, proofs: Sequence[Proof], live: Live, timed: Callable[[float], float], say: Progress
+    ) -> Plan:
+        """The plan with its schedules, after calibration on the example inputs."""
+        examples = [Example(p.replays[0], partial(live.weights, k), timed) for k, p in enumerate(live.captured.parts)]
+        if len(examples) == 1:
+            example = replace(examples[0], others=tuple(_unseen(examples[0].replay, given) for given in self.inputs))
+            return self._part_chosen(plan, proofs[0], example, say)
+        seconds = measure_parts(plan, proofs, examples, timed)
+        faults: list[ScheduleError] = []
+        parts = []
+        for part, proof, example, own in zip(plan.parts, proofs, examples, seconds, strict=True):
+            try:
+                shared = replace(example, seconds=own.share)
+                parts.append(part if part.refusal is not None else self._part_chosen(part, proof, shared, say))
+            except ScheduleError as fault:  # the schedule that was asked for is none for this loop
+                faults.append(fault)
+                parts.append(replace(part, why=str(fault)))
+        if faults and all(part.schedule.method is Method.SEQUENTIAL for part in parts):
+            raise faults[0]
+        return in_a_row(parts) if self.wanted is not None else worth_it(parts, seconds)
+
+    def _part_chosen(self, plan: Plan, proof: Proof, example: Example, say: Progress) -> Plan:
+        schedules = to_try(plan, proof, self.wanted)
+        chosen = choose(plan, self.wanted, calibrate(plan, proof, example, schedules, say, self.effort))
+        if self.wanted is not None or chosen.refusal is not None or not isinstance(plan.equality, Bits):
+            return chosen
+        seconds = ASIDE * self.effort.budget
+        return replace(chosen, alternatives=alternatives(chosen, proof, example.replay, example.weights(), seconds))
+
+    def _loosened(self, plan: Plan, live: Live, timed: Callable[[float], float]) -> Plan:
+        """``plan`` with what a tolerance would give, where nothing but the rounding of operators is in its way."""
+        if plan.rest is not None or not rounding_alone(plan):
+            return plan
+        captured, weights, device = live.captured, live.weights(), torch.device(plan.device)
+        with as_recorded(device):
+            loose, proof = sound_plan(captured, weights, tolerance(*LOOSE), device)
+        if loose.refusal is not None or loose.system is None:
+            return plan
+        priced = replace(loose, costs=Costs(timed(QUICK) / loose.system.blocks, 0.0, 0.0, 0.0))
+        known = (priced, proof, captured.replays[0], weights, self.effort.budget / 2)
+        rate = exponent(*known)
+        convergence = None if rate is None else Convergence(lyapunov=rate)
+        return replace(plan, alternatives=alternatives(*known), convergence=convergence)
+
+    def _asked(self, plan: Plan, weights: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> Asked:
+        """What the plan cache is asked: every option counts, but for those that have no part in the choice."""
+        options = {f.name: getattr(self, f.name) for f in fields(self)}
+        counted = {name: value for name, value in options.items() if name not in ("function", "insist", "cache")}
+        given = {f"{k}.{j}": t for k, call in enumerate(self.inputs) for j, t in enumerate(call)}
+        counted["inputs"] = fingerprint(given)  # by value: they were chosen to be calibrated on
+        return Asked(plan, circumstances(counted, weights, inputs))
 
     def _agreed(self, plan: Plan) -> Plan:
         """``plan``, if a refusal in it is to be lived with. Raises: `CausalityError`."""
         sequential = self.wanted is not None and self.wanted.method is Method.SEQUENTIAL
-        if plan.refusal is None or sequential or not self.insist:
+        refusals = [part.refusal for part in plan.parts if part.refusal is not None]
+        if len(refusals) < len(plan.parts) or sequential or not self.insist:
             return plan
         what = "no parallel schedule is" if self.wanted is None else f"schedule {self.wanted} is not"
-        raise CausalityError(f"{what} sound for this function\n{plan.refusal}")
+        raise CausalityError(f"{what} sound for this function\n{refusals[0]}")
+
+
+def _collecting(captured: Captured) -> Captured:
+    """The same, its loops carrying only what they have to."""
+    rest = None if captured.rest is None else _collecting(captured.rest)
+    return replace(keeping(captured, *collect_outputs(captured.program)), rest=rest)
+
+
+def _unseen(known: Replay, arguments: tuple[Tensor, ...]) -> Replay:
+    """A call of which nothing was recorded, with the random numbers of one of which it was."""
+    return Replay(arguments, (), (), (), (), False, known.generators)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """For people: ``package.module:attribute``; of an object that is called, its class."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def _told_apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -170,22 +289,27 @@ def load(path: str | os.PathLike[str], device: str | None = None, sha256: str | 
     where = _available(device or plan.device)
     if where.type != plan.device:
         plan = _moved(plan, where.type)
-    weights = {name: t.to(where) for name, t in weights.items()}
-    loop = plan.program.loop if plan.program else None
-    compiled = Compiled(plan, NO_PROOF, prove, stored=weights)
-    if plan.refusal is None and isinstance(loop, ArrayLoop):
-        compiled.prove_stored(os.fspath(path))
-    if isinstance(loop, Recurrence) and plan.schedule.method is not Method.SEQUENTIAL:
-        why = obstacle(make_recurrent(loop, where), plan.equality)
-        if why is not None:
-            raise ArtifactError(f"{os.fspath(path)}: its schedule is not sound here\n{why}\n  compile it again")
+    stored = tuple({name: t.to(where) for name, t in part.items()} for part in weights)
+    compiled = Compiled(plan, (NO_PROOF,) * len(plan.parts), prove, stored=stored)
+    compiled.prove_stored(os.fspath(path))
+    for part in plan.parts:
+        loop = part.program.loop if part.program else None
+        if isinstance(loop, Recurrence) and part.schedule.method is not Method.SEQUENTIAL:
+            why = obstacle(make_recurrent(loop, where), part.equality)
+            if why is not None:
+                raise ArtifactError(f"{os.fspath(path)}: its schedule is not sound here\n{why}\n  compile it again")
     return compiled
 
 
 def _moved(plan: Plan, device: str) -> Plan:
     """The plan on another kind of device, where its costs and the check of its kernels' rounding do not hold."""
     why = f"made on {plan.device} and loaded on {device}: compile on {device} to solve in parallel there"
-    return replace(plan, device=device, schedule=SEQUENTIAL, costs=None, candidates=(), why=why)
+    return in_a_row(
+        [
+            replace(part, device=device, schedule=SEQUENTIAL, costs=None, candidates=(), why=why, rest=None)
+            for part in plan.parts
+        ]
+    )
 
 
 def _available(device: str) -> torch.device:
@@ -197,52 +321,6 @@ def _available(device: str) -> torch.device:
     return where
 
 
-def _to_try(plan: Plan, proof: Proof, wanted: Schedule | None) -> tuple[Schedule, ...]:
-    """The schedules that are run on the example inputs."""
-    if isinstance(plan.system, RepeatedMap):
-        if wanted is not None and wanted != JACOBI:
-            raise ScheduleError(
-                f"every step of the loop is the same map of its whole state: there is no {wanted} of that, "
-                "only jacobi, which stops when the state repeats, and sequential"
-            )
-        return (JACOBI,)
-    if isinstance(plan.system, Recurrence):
-        if wanted is not None and wanted.windows:
-            raise ScheduleError(f"{wanted}: the sweeps of a recurrence compute their window only, with any schedule")
-        if wanted is not None and wanted.method is Method.JACOBI_GS:
-            raise ScheduleError(f"{wanted}: the steps of a recurrence are computed at once; e.g. gs-jacobi(16)")
-        return candidates_for_recurrence(plan.system.blocks) if wanted is None else (wanted,)
-    if isinstance(plan.system, Chain):
-        return _for_chain(plan.system, plan.equality) if wanted is None else (_of_chain(wanted, plan.equality),)
-    if wanted is not None and wanted.method is Method.JACOBI_GS:
-        raise ScheduleError(f"{wanted}: only the blocks of a chain can run in order within a sweep; e.g. gs-jacobi(16)")
-    return candidates_for(*_shape(plan), proof.wave is not None) if wanted is None else (wanted,)
-
-
-def _for_chain(system: Chain, equality: Equality) -> tuple[Schedule, ...]:
-    tried = candidates_for_chain(system.blocks, len(system.levels))
-    return tuple(s for s in tried if s.method is not Method.JACOBI_GS or isinstance(equality, Bits))
-
-
-def _of_chain(wanted: Schedule, equality: Equality) -> Schedule:
-    """``wanted``, if the blocks of a chain can be solved by it. Raises: `ScheduleError`."""
-    if wanted.windows:
-        raise ScheduleError(f"{wanted}: the blocks of a chain are computed whole; use it without windows")
-    if wanted.method is Method.JACOBI_GS and not isinstance(equality, Bits):
-        raise ScheduleError(
-            f"{wanted}: blocks that run in order within a sweep leave no residual to be held against a tolerance; "
-            'use equality="bits", or jacobi'
-        )
-    return wanted
-
-
-def _shape(plan: Plan) -> tuple[int, int]:
-    """Blocks in the array, and in a row of it."""
-    loop = plan.array
-    assert loop is not None
-    return loop.blocks, loop.row
-
-
 def _uncaptured(
     function: Callable[..., Any], equality: Equality, call: tuple[tuple[Any, ...], dict[str, Any]], reason: str
 ) -> Compiled:
@@ -252,7 +330,7 @@ def _uncaptured(
         signature = describe_call(function, *call)
     except CaptureError:
         signature = None
-    return Compiled(verify(plan), NO_PROOF, prove, function=function, called_as=signature)
+    return Compiled(verify(plan), (NO_PROOF,), prove, function=function, called_as=signature)
 
 
 def _equality(equality: Equality | str) -> Equality:
@@ -261,101 +339,6 @@ def _equality(equality: Equality | str) -> Equality:
             raise ScheduleError(f'equality is "bits" or ffc.tolerance(rtol, atol), not {equality!r}')
         return Bits()
     return equality
-
-
-def _sound_plan(captured: Captured, live: Live, equality: Equality) -> tuple[Plan, Proof]:
-    """The plan with its system and proof, its schedule still sequential; or with the refusal that says why not."""
-    arguments = captured.replays[0].arguments
-    device = arguments[0].device if arguments else torch.device("cpu")
-    base = Plan(captured.program, SEQUENTIAL, equality, device.type)
-    weights = live.weights()
-    confirm(Runner(base, NO_PROOF, device), captured, weights)
-    if isinstance(captured.program.loop, Chain):
-        return _chained(captured, base, weights), NO_PROOF
-    program = partition(captured.program)
-    if isinstance(program, Refusal):
-        found = _repeated(captured, base, weights) or _recurrent(captured, base, weights, program)
-        return found, NO_PROOF
-    plan = replace(base, program=program)
-    with torch.no_grad():
-        execution = Runner(plan, NO_PROOF, device).begin(arguments, weights, captured.replays[0].generators)
-    proof = prove(program, execution.env)
-    if isinstance(proof, Refusal):
-        return replace(plan, refusal=str(proof)), NO_PROOF
-    proved = replace(plan, premises=proof.premises)
-    runner = Runner(proved, proof, device)
-    confirm(runner, captured, weights)
-    leak = interference(runner, captured, proof, weights)
-    if leak is not None:
-        return replace(plan, refusal=str(leak)), NO_PROOF
-    return replace(proved, align=_alignment(runner, captured, weights)), proof
-
-
-def _chained(captured: Captured, base: Plan, weights: Mapping[str, Tensor]) -> Plan:
-    """The plan of a function without a loop. There is nothing to prove. Raises: `CaptureError` if it is no chain."""
-    program = chain(captured.program)
-    if isinstance(program, Refusal):
-        raise CaptureError(f"{captured.no_loop}\n  {program}")
-    plan = replace(base, program=program)
-    confirm(Runner(plan, NO_PROOF, torch.device(plan.device)), captured, weights)
-    return plan
-
-
-def _repeated(captured: Captured, base: Plan, weights: Mapping[str, Tensor]) -> Plan | None:
-    """The plan of a loop whose steps are all the same map; None if this is none. There is nothing to prove."""
-    program = repeated(captured.program)
-    if isinstance(program, Refusal):
-        return None
-    plan = replace(base, program=program)
-    confirm(Runner(plan, NO_PROOF, torch.device(plan.device)), captured, weights)
-    return plan
-
-
-def _recurrent(captured: Captured, base: Plan, weights: Mapping[str, Tensor], no_array: Refusal) -> Plan:
-    """The plan of a loop that carries its whole state from step to step, or one that says why it is not to be swept."""
-    program = recurrence(captured.program, base.device)
-    why: Refusal | None
-    if isinstance(program, Refusal):
-        why = program
-    else:
-        plan = replace(base, program=program)
-        runner = Runner(plan, NO_PROOF, torch.device(plan.device))
-        confirm(runner, captured, weights)
-        why = sweepable(runner, captured, weights, base.equality)
-        if why is None:
-            return plan
-    return replace(base, refusal=f"{no_array}\nas a recurrence over its whole state: {why}")
-
-
-def _alignment(runner: Runner, captured: Captured, weights: Mapping[str, Tensor]) -> int:
-    replay = captured.replays[0]
-    with torch.no_grad():
-        execution = runner.begin(replay.arguments, weights, replay.generators)
-        return best_alignment(runner, execution, replay.final[0])
-
-
-def _choose(plan: Plan, wanted: Schedule | None, calibration: Calibration) -> Plan:
-    """The plan with the schedule that was asked for, or the fastest one; never one that certified wrong bits."""
-    sequential = Candidate(SEQUENTIAL, calibration.reference_seconds, 0, "the reference")
-    plan = replace(plan, costs=calibration.costs, candidates=(sequential, *calibration.candidates))
-    if calibration.wrong is not None:
-        return replace(
-            plan, premises=(), refusal=f"on the example inputs a parallel run went wrong: {calibration.wrong}"
-        )
-    if wanted is not None:
-        return replace(plan, schedule=wanted, why="the schedule was asked for by name")
-    fastest = min(plan.candidates, key=lambda c: c.seconds)
-    near = [c for c in calibration.candidates if c.seconds <= NEAR * fastest.seconds]
-    best = sequential if fastest is sequential else near[0]
-    others = sorted(c.seconds for c in plan.candidates if c is not best)
-    ratio = calibration.reference_seconds / best.seconds
-    why = (
-        "no parallel schedule was faster than the reference on the example inputs"
-        if best is sequential
-        else f"{best.seconds:.4g} s on the example inputs, {ratio:.1f}x the reference's speed; "
-        f"the fastest other candidate needs {others[0]:.4g} s"
-    )
-    return replace(plan, schedule=best.schedule, why=why)
 
 
 def _device_of(call: Any) -> str:

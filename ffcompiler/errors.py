@@ -31,5 +31,9 @@ class ArtifactError(FFCompilerError):
     """A file is not an artifact that this build can read."""
 
 
+class BranchError(FFCompilerError):
+    """A test on values comes out otherwise than when an artifact was compiled, and its function is not there to run."""
+
+
 class UsageError(FFCompilerError):
     """A command or option cannot be carried out as given."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
+from .decision import candidate_json, candidate_table, convergence_lines
+from .layout import part_line
+from .parts import chosen_of, seconds_of, source_of, speed, verdict_of_all
 from .plan import (
     Bits,
     Bounded,
     Candidate,
+    Convergence,
     Finite,
     Method,
     NoNegativeZero,
@@ -19,16 +25,21 @@ from .plan import (
     ZeroPattern,
     key_text,
 )
+from .processors import SIMULATED, Simulation
 from .program import Chain, Recurrence, RepeatedMap
 from .proof import NO_PROOF, Proof
 from .runtime.cells import spelled_out
-from .stages import chain_changes, chain_lines
+from .stages import chain_lines
 from .summary import Dependence, dependence
+from .would_change import would_change
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """``str()`` is the text; ``json`` the same as plain data."""
+    """``str()`` is the text; ``json`` the same as plain data.
+
+    Of a plan with several ``parts``, verdict and why are of the whole, and the other fields stand in its parts.
+    """
 
     verdict: str
     why: tuple[str, ...]
@@ -36,62 +47,73 @@ class Explanation:
     premises: tuple[str, ...]
     would_change: tuple[str, ...]
     dependence: Dependence | None = None
+    parts: tuple[Explanation, ...] = ()
+    simulated: Simulation | None = None
+    convergence: Convergence | None = None
 
     @property
     def json(self) -> dict[str, Any]:
-        data = asdict(replace(self, dependence=None))
-        data["candidates"] = [
-            {
-                "schedule": str(c.schedule),
-                "seconds": c.seconds,
-                "sweeps": c.sweeps,
-                "certifying": c.certifying,
-                "note": c.note,
-            }
-            for c in self.candidates
-        ]
+        data = asdict(replace(self, dependence=None, parts=(), simulated=None, convergence=None))
+        data["candidates"] = [candidate_json(c) for c in self.candidates]
+        data["convergence"] = None if self.convergence is None else asdict(self.convergence)
         data["dependence"] = None if self.dependence is None else self.dependence.json
+        data["parts"] = [part.json for part in self.parts]
+        data["simulated"] = None if self.simulated is None else self.simulated.json
         return data
 
     def __str__(self) -> str:
-        parts = [self.verdict, "", "why", *_bullets(self.why)]
+        lines = [self.verdict, "", "why", *_bullets(self.why)]
+        if self.parts:
+            of = len(self.parts)
+            return "\n".join([*lines, *(f"\n{part_line(k, of)}\n\n{part}" for k, part in enumerate(self.parts, 1))])
         if self.dependence is not None:
-            parts += ["", "dependence", *_bullets(tuple(self.dependence.lines()))]
+            lines += ["", "dependence", *_bullets(tuple(self.dependence.lines()))]
         if self.candidates:
-            parts += ["", "candidates, on the example inputs", *_table(self.candidates)]
+            lines += ["", "candidates, on the example inputs (in brackets: predicted, not run)", *candidate_table(self.candidates)]
+        if self.simulated is not None:
+            lines += ["", SIMULATED, str(self.simulated)]
         if self.premises:
-            parts += ["", "what it rests on, checked in every run", *_bullets(self.premises)]
-        parts += ["", "what would change the verdict", *_bullets(self.would_change)]
-        return "\n".join(parts)
+            lines += ["", "what it rests on, checked in every run", *_bullets(self.premises)]
+        lines += ["", "what would change the verdict", *_bullets(self.would_change)]
+        return "\n".join(lines)
 
 
-def explain(plan: Plan, proof: Proof = NO_PROOF) -> Explanation:
-    """The explanation of a plan and its proof; nothing is run."""
+def explain(plan: Plan, *proofs: Proof, simulated: Sequence[Simulation] = ()) -> Explanation:
+    """The explanation of a plan and the proofs, and simulations, of its parts, in order; nothing is run."""
+    sequentially = "its steps run one by one" if plan.rest else "the function runs as it is"
+    proofs = (*proofs, *[NO_PROOF] * (len(plan.parts) - len(proofs)))
+    parts = [_explained(part, proof, sequentially) for part, proof in zip(plan.parts, proofs, strict=True)]
+    parts = [replace(part, simulated=found) for part, found in zip_longest(parts, simulated)] if simulated else parts
+    if len(parts) == 1:
+        return parts[0]
+    why = tuple(f"part {k}{source_of(part)}: {parts[k - 1].verdict}" for k, part in enumerate(plan.parts, 1))
+    return Explanation(verdict_of_all(plan.parts), why, (), (), (), parts=tuple(parts))
+
+
+def _explained(plan: Plan, proof: Proof, sequentially: str) -> Explanation:
+    """The explanation of one part."""
     return Explanation(
-        _verdict(plan),
+        _verdict(plan, sequentially),
         tuple(_why(plan)),
         plan.candidates,
         tuple(_premises(plan)),
-        tuple(_changes(plan)),
+        tuple(would_change(plan)),
         dependence(plan, proof),
+        convergence=plan.convergence,
     )
 
 
-def _verdict(plan: Plan) -> str:
+def _verdict(plan: Plan, sequentially: str) -> str:
     if plan.schedule.method is Method.SEQUENTIAL:
-        return "sequential: " + (
-            "no parallel schedule is sound" if plan.refusal is not None else "the function runs as it is"
-        )
-    chosen = next((c for c in plan.candidates if c.schedule == plan.schedule), None)
-    if chosen is None or plan.costs is None or plan.system is None:
+        return f"sequential: {sequentially if plan.refusal is None else 'no parallel schedule is sound'}"
+    chosen, seconds = chosen_of(plan), seconds_of(plan)
+    if chosen is None or seconds is None or plan.system is None:
         return str(plan.schedule)
     if chosen.note.startswith("stopped"):
         return f"{plan.schedule}: {chosen.note}; from there the steps run one by one, {plan.equality}"
-    reference = plan.costs.step * plan.system.blocks
     return (
-        f"{plan.schedule}: {chosen.sweeps} sweeps in place of {plan.system.blocks} steps, "
-        f"{reference / chosen.seconds:.1f}x the reference's speed "
-        f"({chosen.seconds:.4g} s against {reference:.4g} s), {plan.equality}"
+        f"{plan.schedule}: {chosen.sweeps} sweeps in place of {plan.system.blocks} steps, {speed(*seconds)}, "
+        f"{plan.equality}"
     )
 
 
@@ -99,6 +121,7 @@ def _why(plan: Plan) -> list[str]:
     lines = [] if plan.refusal is None else [plan.refusal]
     lines += [plan.why] if plan.why else []
     lines += _of_windows(plan)
+    lines += convergence_lines(plan)
     if isinstance(plan.system, RepeatedMap):
         lines.append(_of_repetition(plan, plan.system))
     if isinstance(plan.system, Recurrence):
@@ -166,6 +189,8 @@ def _premises(plan: Plan) -> list[str]:
         f"{weights[o.weight]} is written in every step at {o.source}; from the first time on that changes nothing"
         for o in (plan.program.overwrites if plan.program else ())
     ]
+    tests = dict.fromkeys((c.source, c.holds) for c in (plan.program.checks if plan.program else ()))
+    lines += [f"the test on values at {at} comes out {way}, or else the function runs as it is" for at, way in tests]
     zeros = [p for p in plan.premises if isinstance(p, ZeroPattern)]
     lines += [f"{key_text(p.value)}: {p.zeros} of {p.of} entries are zero, and stay so" for p in zeros]
     unsigned = [weights.get(p.value, key_text(p.value)) for p in plan.premises if isinstance(p, NoNegativeZero)]
@@ -182,46 +207,5 @@ def _premises(plan: Plan) -> list[str]:
     return lines
 
 
-def _changes(plan: Plan) -> list[str]:
-    if plan.program is None:
-        return ["what stands above under why, in the function's code"]
-    if plan.refusal is not None:
-        changes = ["what stands above under why: the masks, the order of positions, or the form of the loop"]
-        return changes if "ffc.tolerance(" not in plan.refusal else ["a tolerance, as said above; or", *changes]
-    if isinstance(plan.system, Chain) and plan.schedule.method is Method.SEQUENTIAL:
-        return chain_changes()
-    if isinstance(plan.system, Recurrence) and plan.schedule.method is Method.SEQUENTIAL:
-        return recurrence_changes(plan)
-    if plan.schedule.method is Method.SEQUENTIAL:
-        changes = ["a larger array, or steps that cost more: sweeps pay when one sweep costs much less than all steps"]
-        return changes + (["a tolerance: sweeps stop earlier"] if isinstance(plan.equality, Bits) else [])
-    if isinstance(plan.system, RepeatedMap):
-        return ["inputs on which the state repeats later or never: then all steps are made, at the cost of the loop"]
-    return [
-        "inputs on which the iteration needs more sweeps; the guard then hands the rest to the reference",
-        "another batch size or device: compile for it, the costs are measured there",
-        *(["a tolerance: sweeps stop earlier, and the residual is bounded"] if isinstance(plan.equality, Bits) else []),
-    ]
-
-
-def recurrence_changes(plan: Plan) -> list[str]:
-    """All steps of a recurrence converge at about the same sweep; until then a run is out its slack."""
-    changes = ["a longer sequence, or steps that cost more: a sweep is a few calls, however many steps it works on"]
-    if any("guard" in candidate.note for candidate in plan.candidates):
-        changes.append(
-            "fewer sweeps (weights that forget faster, a looser tolerance): those that stopped at the guard had used "
-            "up what a run may risk, 5 % of the loop's time, before enough steps were final"
-        )
-    return changes
-
-
 def _bullets(lines: tuple[str, ...]) -> list[str]:
     return [f"  - {line}".replace("\n", "\n    ") for line in lines]
-
-
-def _table(candidates: tuple[Candidate, ...]) -> list[str]:
-    width = max(len(str(c.schedule)) for c in candidates)
-    return [
-        f"  {c.schedule!s:<{width}}  {c.seconds:>10.4g} s  {c.sweeps:>5} sweeps, {c.certifying:>4} certifying  {c.note}"
-        for c in candidates
-    ]

@@ -3,44 +3,63 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
 from .dot import dot
-from .explain import explain
+from .explain import Explanation, explain
 from .files import replace_file
 from .pictures import Fronts, front_svg
 from .plan import Method, Plan
 from .program import ArrayLoop
-from .proof import NO_PROOF, Proof
+from .proof import Proof
 from .runtime.record import RunRecord
 
 TEMPLATE = Path(__file__).with_name("inspect.html.j2")
 LEAST_SQUARE = 64  # blocks; fewer are drawn as a strip
 
 
-def write_page(
-    plan: Plan, path: str | os.PathLike[str], record: RunRecord | None, force: bool, proof: Proof = NO_PROOF
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What the page shows of one part; of most plans there is no other."""
+
+    plan: Plan
+    explanation: Explanation
+    record: RunRecord | None
+
+    @property
+    def text(self) -> str:
+        return str(self.plan.program or "")
+
+    @property
+    def slowest(self) -> float:
+        return max((c.seconds for c in self.plan.candidates), default=0.0)
+
+    @property
+    def front(self) -> str | None:
+        return front_picture(self.record, self.plan.array) if self.record and self.record.sweeps else None
+
+
+def write_page(plan: Plan, path: str | os.PathLike[str], record: RunRecord | None, force: bool, *proofs: Proof) -> None:
     """Write the page, or DOT text to a name in ``.dot``; an existing file is kept unless ``force``."""
-    text = dot(plan) if os.fspath(path).endswith(".dot") else page(plan, record, proof)
+    text = dot(plan) if os.fspath(path).endswith(".dot") else page(plan, record, *proofs)
     replace_file(path, text.encode(), force)
 
 
-def page(plan: Plan, record: RunRecord | None = None, proof: Proof = NO_PROOF) -> str:
-    """The page as HTML. Whatever comes from the user's code, or from a file, is escaped."""
+def page(plan: Plan, record: RunRecord | None = None, *proofs: Proof) -> str:
+    """The page as HTML. Whatever comes from the user's code, or from a file, is escaped.
+
+    ``proofs`` are those of the plan's parts. A record of a run that was not made part by part is shown as one.
+    """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    loop = plan.array
-    return template.render(
-        plan=plan,
-        text=str(plan.program or ""),
-        explanation=explain(plan, proof),
-        slowest=max((c.seconds for c in plan.candidates), default=0.0),
-        record=record,
-        front=front_picture(record, loop) if record and record.sweeps else None,
-    )
+    explanation = explain(plan, *proofs)
+    records = record.parts if record is not None and len(record.parts) == len(plan.parts) else ()
+    told = zip_longest(plan.parts, explanation.parts or (explanation,), records)
+    return template.render(plan=plan, explanation=explanation, record=record, parts=[Part(*part) for part in told])
 
 
 def front_picture(record: RunRecord, loop: ArrayLoop | None) -> str:

@@ -48,6 +48,11 @@ def section(title: str, lines: Iterable[str]) -> str:
     return "\n".join([f"{title}:", *(INDENT + line for line in lines)])
 
 
+def part_line(part: int, of: int) -> str:
+    """The line between the text of a part and of the one before it; the first is part 1."""
+    return f"==== part {part} of {of} ===="
+
+
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines with their cells aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .capture import Captured, look
+from .capture.captured import Place
 from .capture.surroundings import View
 from .graph import TensorType
 from .loops import Resume, TimedSteps, drive_loops
@@ -48,9 +49,13 @@ class Live:
         with torch.no_grad(), drive_loops(Resume(start, state, self.captured.in_place)):
             return self.function(*args, **kwargs)
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights as they are now: a parameter that was replaced is the new one."""
-        return self.captured.weights(look(self.function))
+    def weights(self, part: int = 0) -> dict[str, Tensor]:
+        """The weights of one part as they are now: a parameter that was replaced is the new one."""
+        return self.captured.parts[part].weights(look(self.function))
+
+    def all_weights(self) -> tuple[dict[str, Tensor], ...]:
+        """Those of every part."""
+        return _weights(self.captured, look(self.function))
 
     def write(self, values: Mapping[str, Tensor]) -> None:
         """Leave the weights as the function's own steps would: its writes into them were made before the loop."""
@@ -64,8 +69,8 @@ class Live:
             else:
                 weight.data.copy_(value)
 
-    def now(self, device: str) -> tuple[dict[str, Tensor], str | None]:
-        """The weights as they are now, and what has changed such that the graph is no longer the function's."""
+    def now(self, device: str) -> tuple[tuple[dict[str, Tensor], ...], str | None]:
+        """The weights of each part as they are now, and what has changed such that the graph is no longer the function's."""
         view = look(self.function)
         stale = view.changes(self.captured.others)
         if stale is None:
@@ -75,12 +80,13 @@ class Live:
             changed = [path for path, was in folded if not _as_it_was(view.tensors.get(path), was)]
             stale = f"{changed[0]} has changed, and its values are numbers in the program" if changed else None
         if stale is None:
-            stale = next(filter(None, (self._fault(w, view, device) for w in self.captured.program.weights)), None)
-        return ({} if stale is not None else self.captured.weights(view)), stale
+            used = [(part.places[w.name], w) for part in self.captured.parts for w in part.program.weights]
+            stale = next(filter(None, (self._fault(place, w, view, device) for place, w in used)), None)
+        return (() if stale is not None else _weights(self.captured, view)), stale
 
-    def _fault(self, weight: Weight, view: View, device: str) -> str | None:
+    def _fault(self, place: Place, weight: Weight, view: View, device: str) -> str | None:
         """Why a weight is no longer what the graph takes it for."""
-        paths = self.captured.places[weight.name].paths
+        paths = place.paths
         if not paths:
             return None
         found = [view.tensors.get(path) for path in paths]
@@ -91,6 +97,10 @@ class Live:
         if kind != weight.type:
             return f"{weight.path} was {weight.type} and is {kind}"
         return f"{weight.path} is on {now.device}; the plan is for {device}" if now.device.type != device else None
+
+
+def _weights(captured: Captured, view: View) -> tuple[dict[str, Tensor], ...]:
+    return tuple(part.weights(view) for part in captured.parts)
 
 
 def _as_it_was(now: Tensor | None, was: Tensor) -> bool:

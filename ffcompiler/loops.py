@@ -187,6 +187,7 @@ class TimedSteps:
 
     seconds: float
     whole: float = 0.0  # seconds for all steps of all loops, extrapolated
+    taken: float = 0.0  # seconds for those that were run
 
     def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
         started, state, done = time.perf_counter(), init, 0
@@ -197,5 +198,7 @@ class TimedSteps:
                 break
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()
-        self.whole += (time.perf_counter() - started) * (hi - lo) / max(done, 1)
+        taken = time.perf_counter() - started
+        self.whole += taken * (hi - lo) / max(done, 1)
+        self.taken += taken
         return state

@@ -7,11 +7,12 @@ Everything is a frozen dataclass of tuples: a plan prints (`str(plan)`), compare
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
-from .layout import columns, comment, item, one_line, section
+from .codec import LATER
+from .layout import columns, comment, item, one_line, part_line, section
 from .program import ArrayLoop, Chain, Loop, Program, System
 
 # ---------------------------------------------------------------------------------------------------- schedules
@@ -22,6 +23,7 @@ class Method(Enum):
     GAUSS_SEIDEL = "gauss-seidel"  # one block at a time, from the graph
     JACOBI = "jacobi"  # all blocks at once
     GS_JACOBI = "gs-jacobi"  # groups of `block` in order, Jacobi inside a group
+    GROWING = "growing"  # groups of `block`, twice as many, four times as many .. in order, Jacobi inside a group
     JACOBI_GS = "jacobi-gs"  # all groups of `block` at once, in order inside a group
     SLIDING = "sliding"  # the `block` blocks after the front
     WAVEFRONT = "wavefront"  # one level after the other: blocks that depend on none of each other
@@ -50,6 +52,8 @@ class Schedule:
                 return blocks
             case Method.GS_JACOBI, int(b):
                 return min((front // b + 1) * b, blocks)
+            case Method.GROWING, int(b):  # groups end at b, 3b, 7b ..
+                return min(((1 << (front // b + 1).bit_length()) - 1) * b, blocks)
             case Method.SLIDING, int(b):
                 return min(front + b, blocks)
             case Method.WAVEFRONT, _:
@@ -176,7 +180,12 @@ def key_text(key: str) -> str:
 class Costs:
     """Measured seconds: one step of the reference, one sweep, one certifying sweep, once-per-call work.
 
+    ``step`` is the reference's time divided by its steps, so what comes before and after them is in it.
     ``windows``: (blocks, seconds) of windowed sweeps, by ascending number of blocks.
+    ``blocks``: of unlike blocks, each by itself. ``after``: what comes after the last block is solved.
+    ``captured``: one step of the captured loop, which takes the rest where the function cannot begin in its middle.
+    ``draws``: all random numbers of a call, which the steps of the reference draw, and so are in ``step`` too.
+    ``fill``: the first windowed sweep of a run, which evaluates the whole.
     """
 
     step: float
@@ -184,6 +193,11 @@ class Costs:
     certify: float
     once: float
     windows: tuple[tuple[int, float], ...] = ()
+    blocks: tuple[float, ...] = field(default=(), metadata=LATER)
+    after: float = field(default=0.0, metadata=LATER)
+    captured: float | None = field(default=None, metadata=LATER)
+    fill: float = field(default=0.0, metadata=LATER)
+    draws: float = field(default=0.0, metadata=LATER)
 
     def window(self, blocks: int) -> float:
         """Seconds of a windowed sweep over so many blocks, interpolated; a whole sweep where none was measured."""
@@ -196,29 +210,97 @@ class Costs:
             return min(high * blocks / b, max(high, self.sweep))
         return low if a >= b else low + (high - low) * (blocks - a) / (b - a)
 
+    def part(self, lo: int, hi: int) -> float:
+        """Seconds of a sweep over blocks ``lo .. hi - 1``: of unlike ones, their share of the whole."""
+        whole = sum(self.blocks)
+        return self.sweep * sum(self.blocks[lo:hi]) / whole if whole else self.window(hi - lo)
+
     def __str__(self) -> str:
         numbers = f"step={self.step!r}, sweep={self.sweep!r}, certify={self.certify!r}, once={self.once!r}"
-        return numbers + (f", windows={self.windows!r}" if self.windows else "")
+        others = [("windows", self.windows), ("blocks", self.blocks), ("after", self.after or None)]
+        others += [("captured", self.captured), ("fill", self.fill or None), ("draws", self.draws or None)]
+        known = [(key, value) for key, value in others if value not in ((), None)]
+        return numbers + "".join(f", {key}={value!r}" for key, value in known)
+
+
+EXCLUDED = "over the memory limit"
+"""So begins the note of a candidate that needs too much memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A schedule that was considered: predicted or measured seconds, sweeps, certifying sweeps among them, and why."""
+    """A schedule that was considered: seconds, sweeps, certifying sweeps among them, and why it is or is not taken.
+
+    ``measured``: whether it was run; if it was not, ``seconds`` are ``predicted``, which is None where there was no
+    trace to predict from. ``memory``: predicted bytes at its peak, besides arguments and weights.
+    """
 
     schedule: Schedule
     seconds: float
     sweeps: int
     note: str
     certifying: int = 0
+    predicted: float | None = field(default=None, metadata=LATER)
+    measured: bool = field(default=True, metadata=LATER)
+    memory: int | None = field(default=None, metadata=LATER)
 
-    def cells(self) -> tuple[str, str, str, str, str]:
-        """Its row in the table of candidates."""
-        return str(self.schedule), repr(self.seconds), str(self.sweeps), str(self.certifying), one_line(self.note)
+    COLUMNS: ClassVar = ("schedule", "seconds", "sweeps", "certifying", "measured", "predicted", "memory", "note")
+
+    @property
+    def excluded(self) -> bool:
+        """Whether it may not be taken, however fast: it needs more memory than the limit."""
+        return self.note.startswith(EXCLUDED)
+
+    def cells(self) -> tuple[str, ...]:
+        """Its row in the table of candidates; ``-`` is what is not known."""
+        known = ("-" if value is None else repr(value) for value in (self.predicted, self.memory))
+        counts = (str(self.sweeps), str(self.certifying), "yes" if self.measured else "no")
+        return str(self.schedule), repr(self.seconds), *counts, *known, one_line(self.note)
+
+
+@dataclass(frozen=True, slots=True)
+class Convergence:
+    """How the system converges on the inputs that the choice was made with.
+
+    ``sweeps``: of plain Jacobi to the end, for each input. ``cut``: their runs were cut short, and went on at the speed
+    of their front. ``lyapunov``: of a recurrence the largest exponent along the trajectory: an error becomes
+    ``exp(lyapunov)`` times as large in each step.
+    """
+
+    sweeps: tuple[int, ...] = ()
+    cut: bool = False
+    lyapunov: float | None = None
+
+    def __str__(self) -> str:
+        known = [f"sweeps={self.sweeps!r}", *(["cut=True"] if self.cut else [])]
+        return ", ".join(known + ([] if self.lyapunov is None else [f"lyapunov={self.lyapunov!r}"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """What another demand (``change``) would give: Jacobi sweeps and their seconds, against the reference's.
+
+    ``measured``: a run showed so many to be enough; else it was cut short, and it takes more than these.
+    """
+
+    change: str
+    sweeps: int
+    seconds: float
+    reference: float
+    measured: bool = True
+
+    def __str__(self) -> str:
+        numbers = f"sweeps={self.sweeps!r}, seconds={self.seconds!r}, reference={self.reference!r}"
+        return f"alternative({self.change!r}, {numbers}, measured={self.measured!r})"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be run and what it rests on. ``refusal`` says why no parallel schedule is sound, if none is."""
+    """What will be run and what it rests on. ``refusal`` says why no parallel schedule is sound, if none is.
+
+    A function with several loops in a row is planned in *parts*, each a plan of its own: the function is ``rest`` after
+    this part, whose results are the arguments of the rest, in order.
+    """
 
     program: Program | None
     schedule: Schedule
@@ -230,6 +312,17 @@ class Plan:
     costs: Costs | None = None
     candidates: tuple[Candidate, ...] = ()
     align: int = 1  # windows of products are cut at multiples of this: found to round most like the whole (a hint)
+    rest: Plan | None = field(default=None, metadata=LATER)
+    convergence: Convergence | None = field(default=None, metadata=LATER)
+    alternatives: tuple[Alternative, ...] = field(default=(), metadata=LATER)
+
+    @property
+    def parts(self) -> tuple[Plan, ...]:
+        """This one and those that follow it: one for each loop."""
+        parts = [self]
+        while parts[-1].rest is not None:
+            parts.append(parts[-1].rest)
+        return tuple(parts)
 
     @property
     def system(self) -> System | None:
@@ -243,10 +336,18 @@ class Plan:
         return self.system if isinstance(self.system, ArrayLoop) else None
 
     def __str__(self) -> str:
+        first, *others = (part._text() for part in self.parts)
+        later = (f"{part_line(k, len(others) + 1)}\n\n{text}" for k, text in enumerate(others, 2))
+        return "\n\n".join([first, *later])
+
+    def _text(self) -> str:
+        """Of this part alone."""
         blocks = ["\n".join(self._head())]
         if self.candidates:
-            rows = [("schedule", "seconds", "sweeps", "certifying", "note"), *(c.cells() for c in self.candidates)]
+            rows = [Candidate.COLUMNS, *(c.cells() for c in self.candidates)]
             blocks.append(section("candidates", columns(rows)))
+        if self.alternatives:
+            blocks.append(section("alternatives", map(str, self.alternatives)))
         if self.premises:
             blocks.append(section("premises", map(str, self.premises)))
         return "\n\n".join([*blocks, *([str(self.program)] if self.program else [])])
@@ -260,5 +361,6 @@ class Plan:
             "refusal": self.refusal,
             "costs": None if self.costs is None else str(self.costs),
             "align": None if self.align == 1 else str(self.align),
+            "convergence": None if self.convergence is None else str(self.convergence),
         }
         return [item(key, text) for key, text in known.items() if text is not None]

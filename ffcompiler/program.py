@@ -15,16 +15,18 @@
                  RepeatedMap  the same map of the whole state in every step, split into invariant and body
                  Chain        no loop: blocks that are graphs of their own, each on values of earlier ones
       epilogue   Graph, run once: from the last state to the results
+      checks     how the function's tests on values came out: where one comes out otherwise, this is not its program
 
 All graphs of a program share one name space, so the environment of a run is a dictionary from name to tensor.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeAlias
 
+from .codec import LATER
 from .graph import Graph, Node, Ref, TensorType, Value
 from .layout import comment, section, table_text
 
@@ -405,6 +407,21 @@ class Overwrite:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """The function tested ``value``, a boolean, and went on as it did because it was ``holds``.
+
+    A value that steps collect stands for the tests of all of them.
+    """
+
+    value: Ref
+    holds: bool
+    source: str
+
+    def __str__(self) -> str:
+        return f"assert {'' if self.holds else 'not '}{self.value}{comment(self.source)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     signature: Signature
     weights: tuple[Weight, ...]
@@ -414,10 +431,18 @@ class Program:
     result: Result
     overwrites: tuple[Overwrite, ...] = ()
     draws: tuple[Draw, ...] = ()
+    checks: tuple[Check, ...] = field(default=(), metadata=LATER)
+
+    @property
+    def tested(self) -> Check | None:
+        """The first check on what the steps of the loop see, if they test anything."""
+        left = {value.name for value in self.loop.collected}
+        return next((check for check in self.checks if check.value.name in left), None)
 
     def __str__(self) -> str:
         weights = [section("weights", map(str, self.weights))] if self.weights else []
         overwrites = [section("overwrites", map(str, self.overwrites))] if self.overwrites else []
         draws = [section("draws", map(str, self.draws))] if self.draws else []
+        checks = [section("checks", map(str, self.checks))] if self.checks else []
         graphs = [self.prologue.text("prologue"), *overwrites, str(self.loop), self.epilogue.text("epilogue")]
-        return "\n\n".join([str(self.signature), *weights, *draws, *graphs, str(self.result)])
+        return "\n\n".join([str(self.signature), *weights, *draws, *graphs, *checks, str(self.result)])

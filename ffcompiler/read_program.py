@@ -12,6 +12,7 @@ from .program import (
     ArrayLoop,
     Axis,
     Chain,
+    Check,
     Draw,
     DrawPlace,
     Leaf,
@@ -44,7 +45,7 @@ from .syntax import (
 MAX_TABLE = 10_000_000  # entries that a shortened table may expand to
 _LOOPS = {"loop", "array_loop", "recurrence", "repeated_map", "invariant", "shared", "tail", "ahead", "body"}
 SECTIONS = frozenset(
-    {"arguments", "weights", "draws", "prologue", "overwrites", *_LOOPS, "chain", "epilogue", "results"}
+    {"arguments", "weights", "draws", "prologue", "overwrites", *_LOOPS, "chain", "epilogue", "checks", "results"}
 )
 
 
@@ -66,6 +67,7 @@ def read_program(sections: Sections) -> Program:
         Result(_leaves(results), _tree(results)),
         _overwrites(sections["overwrites"]) if "overwrites" in sections else (),
         _draws(sections["draws"]) if "draws" in sections else (),
+        _checks(sections["checks"]) if "checks" in sections else (),
     )
 
 
@@ -131,6 +133,19 @@ def _overwrite(tree: ast.stmt, source: str) -> Overwrite:
         case ast.Assign(targets=[ast.Name(id=weight)], value=value):
             return Overwrite(weight, reference(value), source)
     raise Unreadable("expected weight = value", tree)
+
+
+def _checks(section: Section) -> tuple[Check, ...]:
+    return tuple(_check(tree, section.comment(tree)) for tree in section.statements)
+
+
+def _check(tree: ast.stmt, source: str) -> Check:
+    match tree:
+        case ast.Assert(test=ast.UnaryOp(op=ast.Not(), operand=value), msg=None):
+            return Check(reference(value), False, source)
+        case ast.Assert(test=value, msg=None):
+            return Check(reference(value), True, source)
+    raise Unreadable("expected assert value, or assert not value", tree)
 
 
 def _draws(section: Section) -> tuple[Draw, ...]:

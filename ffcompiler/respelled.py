@@ -1,4 +1,7 @@
-"""Functions that were captured by other operators than they call: whether the equality that was asked for allows it."""
+"""Functions that were captured by other operators than they call, or than torch compiles in them.
+
+They are run as they are, on the example: is what they give equal to what was captured, as far as was asked for?
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from .errors import CaptureError
 from .live import Live
 from .plan import Equality, Tolerance
 from .randomness import set_states
+from .runtime.equality import same_bits
 from .trees import flatten
 
 ROUNDINGS = 64
@@ -19,26 +23,28 @@ ROUNDINGS = 64
 
 
 def confirm_respelled(live: Live, args: tuple[Any, ...], kwargs: Mapping[str, Any], equality: Equality) -> None:
-    """The function itself gives, on the example, what its recorded run gave, within the tolerance and rounding.
+    """The function itself gives, on the example, what its recorded run gave: within tolerance and rounding, or in bits.
 
-    Raises: `CaptureError` if it does not, or if bits are asked for.
+    Raises: `CaptureError` if it does not, or if bits are asked for of what never has those of its steps.
     """
-    what, replay = live.captured.otherwise, live.captured.replays[0]
+    captured = live.captured
+    if captured.otherwise and not isinstance(equality, Tolerance):
+        raise CaptureError(
+            f"{captured.otherwise} rounds in its own way, which steps of its cell do not have: its bits are its own "
+            "kernel's\n  equality=ffc.tolerance(1e-6, 1e-6) lets sweeps over its cell's steps solve it"
+        )
+    what = captured.otherwise or captured.compiled
     if not what:
         return
-    if not isinstance(equality, Tolerance):
-        raise CaptureError(
-            f"{what} rounds in its own way, which steps of its cell do not have: its bits are its own kernel's\n"
-            "  equality=ffc.tolerance(1e-6, 1e-6) lets sweeps over its cell's steps solve it"
-        )
+    replay = captured.parts[-1].replays[0]
     if not replay.complete:
-        raise CaptureError(f"{what} runs for too long to be compared with the steps of its cell")
-    set_states(replay.generators)
+        raise CaptureError(f"{what} runs for too long to be compared with the steps that were recorded of it")
+    set_states(captured.replays[0].generators)
     leaves = [leaf for _, leaf in flatten(live.reference(args, kwargs))[0] if isinstance(leaf, Tensor)]
     for output, (own, recorded) in enumerate(zip(leaves, replay.results, strict=True)):
-        if not _near(own, recorded, equality):
+        if not (same_bits(own, recorded) or (isinstance(equality, Tolerance) and _near(own, recorded, equality))):
             raise CaptureError(
-                f"{what} and the steps of its cell differ by more than {equality} in output {output}\n"
+                f"{what} and its steps one by one differ by more than {equality} in output {output}\n"
                 "  small differences grow in it: a larger tolerance, or float64, may do"
             )
 

@@ -9,7 +9,18 @@ from .graph import Ref, Step, TensorType
 from .ops import DRAWS
 from .program import ArrayLoop, Axis, Chain, DrawPlace, Program
 from .rules_graph import atoms
-from .scopes import Fault, Scope, Subject, before_loop, carried_values, first_values, stacked, type_of
+from .scopes import (
+    Fault,
+    Scope,
+    Subject,
+    after_loop,
+    before_loop,
+    carried_values,
+    first_values,
+    results,
+    stacked,
+    type_of,
+)
 
 MAX_STEPS = 10_000_000
 MAX_AXES = 4  # dimensions that one write indexes
@@ -138,6 +149,22 @@ def overwrites_are_made_from_weights(subject: Subject) -> Faults:
             yield Fault(f"{str(write.value)!a} is not handed on by the prologue", "add it to the prologue's outputs")
         elif odd := _sources(program, write.value) - set(types):
             yield Fault(f"{str(write.value)!a} is made from {min(odd)!a}", "make what steps write from weights alone")
+
+
+def checks_look_at_booleans(subject: Subject) -> Faults:
+    """What a check looks at is a boolean that a run has at hand: given, left by the loop, or handed on by a graph."""
+    if subject.program is None or not subject.program.checks:
+        return
+    program = subject.program
+    known = {**after_loop(program), **results(program.epilogue)}
+    inside = {**results(program.prologue), **results(program.epilogue)}
+    handed = {*program.prologue.outputs, *program.epilogue.outputs}
+    for check in program.checks:
+        kind = type_of(check.value, known)
+        if kind is None or kind.dtype != "bool":
+            yield Fault(f"{str(check.value)!a}, which is {kind}, is tested", "test a boolean that a run makes")
+        elif check.value.name in inside and check.value not in handed:
+            yield Fault(f"{str(check.value)!a} is tested and not handed on", "add it to the outputs of its graph")
 
 
 def _sources(program: Program, value: Ref) -> set[str]:

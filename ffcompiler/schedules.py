@@ -7,7 +7,7 @@ import re
 from .errors import ScheduleError
 from .plan import Method, Schedule
 
-_WITH_BLOCK = (Method.GS_JACOBI, Method.JACOBI_GS, Method.SLIDING)
+_WITH_BLOCK = (Method.GS_JACOBI, Method.GROWING, Method.JACOBI_GS, Method.SLIDING)
 _NAME = re.compile(r"([a-z-]+)(?:\((\d+)\))?(\+windows)?")
 
 
@@ -37,10 +37,12 @@ def _known() -> str:
 
 def candidates_for_recurrence(blocks: int) -> tuple[Schedule, ...]:
     """Those for a recurrence: its sweeps cost what their window has, and a window must be as long as its memory."""
-    sizes = [-(-blocks // parts) for parts in (4, 16, 64) if blocks >= 8 * parts]
+    sizes = [-(-blocks // parts) for parts in (2, 4, 8, 16, 32, 64) if blocks >= 8 * parts]
     sliding = [Schedule(Method.SLIDING, size) for size in sizes]
     groups = [Schedule(Method.GS_JACOBI, size) for size in sizes]
-    return (Schedule(Method.JACOBI), *sliding, *groups)
+    firsts = [-(-blocks // parts) for parts in (3, 15, 63) if blocks >= 8 * parts]  # a group ends at the last
+    growing = [Schedule(Method.GROWING, size) for size in firsts]
+    return (Schedule(Method.JACOBI), *sliding, *groups, *growing)
 
 
 def candidates_for_chain(blocks: int, levels: int) -> tuple[Schedule, ...]:
@@ -55,16 +57,23 @@ CACHED = Schedule(Method.GAUSS_SEIDEL, windows=True)
 
 
 def candidates_for(blocks: int, row: int = 1, levels: bool = False) -> tuple[Schedule, ...]:
-    """The parallel schedules that are tried on the example inputs, each once per size.
+    """The parallel schedules that are considered, each once per size: predicted, and the best of them run.
 
     ``row``: blocks in a row of the array, for windows of whole rows. ``levels``: some blocks do not depend on each
     other, so that there are fewer levels than blocks.
     """
     if blocks < 2:
         return (Schedule(Method.JACOBI),)
-    sizes = [-(-blocks // parts) for parts in (4, 8, 16, 32) if blocks >= 2 * parts]
+    sizes = [-(-blocks // parts) for parts in (2, 4, 8, 16, 32, 64) if blocks >= 2 * parts]
     if row > 1:
-        sizes = [rows * row for rows in (1, 2, 4) if rows * row < blocks] + [max(row // 2, 2)]
+        sizes = [rows * row for rows in (1, 2, 3, 4, 8) if rows * row < blocks] + [max(row // 2, 2)]
     windows = [Schedule(Method.SLIDING, size, windows=True) for size in dict.fromkeys(sizes)]
     waves = [Schedule(Method.WAVEFRONT), Schedule(Method.WAVEFRONT, windows=True)] if levels else []
     return (Schedule(Method.JACOBI), *windows, Schedule(Method.JACOBI, windows=True), *waves, CACHED)
+
+
+def quantum(schedule: Schedule, blocks: int, row: int = 1) -> int:
+    """Windows begin and end at multiples of this, so that few different ones occur: rows where there are rows."""
+    alone = schedule.method in (Method.GAUSS_SEIDEL, Method.WAVEFRONT)
+    block = 1 if alone else schedule.block or max(blocks // 4, 1)
+    return row if row > 1 and block >= row else max(1, block // 8)

@@ -13,8 +13,10 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from .graph import Arg, Graph, Node, Ref, Step, Symbol, SymbolKind, TensorType, Value, contiguous
+from .layout import part_line
 
 
 class Unreadable(Exception):
@@ -57,10 +59,23 @@ class Section:
 Sections = Mapping[str, Section]
 
 
+def parts(text: str) -> list[Sections]:
+    """The sections of each part of a text, their lines counted through the whole."""
+    lines = text.split("\n")
+    cuts = [i for i, line in enumerate(lines) if line.startswith("==== ")]
+    for part, cut in enumerate(cuts, 2):
+        if lines[cut].rstrip() != part_line(part, len(cuts) + 1):
+            raise Unreadable(f"expected {part_line(part, len(cuts) + 1)!r}", cut + 1)
+    spans = pairwise([-1, *cuts, len(lines)])
+    return [split("\n".join([*[""] * (start + 1), *lines[start + 1 : end]])) for start, end in spans]
+
+
 def split(text: str) -> Sections:
     """The sections of a text by their first word (of a function: its name)."""
     lines = text.split("\n")
     starts = [i for i, line in enumerate(lines) if line and line[0] != " "]
+    if not starts:
+        raise Unreadable("expected a section", len(lines))
     sections: dict[str, Section] = {}
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         title = re.match(r"(?:def )?([a-z_]+[0-9]*)", lines[start])
@@ -74,7 +89,7 @@ def split(text: str) -> Sections:
 def needed(sections: Sections, key: str) -> Section:
     if key in sections:
         return sections[key]
-    raise Unreadable(f"there is no section {key!r}", 1)
+    raise Unreadable(f"there is no section {key!r}", min((section.line for section in sections.values()), default=1))
 
 
 def python(text: str, line: int) -> ast.Module:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import reduce
 from typing import TypeVar
 
 from .errors import InvalidPlanError
 from .layout import KEY_WIDTH
 from .plan import (
+    Alternative,
     Bits,
     Bounded,
     Candidate,
+    Convergence,
     Costs,
     Equality,
     Finite,
@@ -41,8 +44,8 @@ from .syntax import (
     keywords,
     needed,
     number,
+    parts,
     reference,
-    split,
     string,
     unquoted,
 )
@@ -57,7 +60,7 @@ def parse(text: str) -> Plan:
         InvalidPlanError: with the line that is not the text of a plan.
     """
     try:
-        return _plan(split(text))
+        return reduce(lambda rest, part: replace(part, rest=rest), reversed([*map(_plan, parts(text))]))
     except Unreadable as fault:
         line = text.split("\n")[fault.line - 1] if fault.line <= text.count("\n") + 1 else ""
         message = f"line {fault.line}: {fault}: {line.strip()!a}; compare it with what str(plan) prints"
@@ -65,7 +68,7 @@ def parse(text: str) -> Plan:
 
 
 def _plan(sections: Sections) -> Plan:
-    known = {*_HEAD, "candidates", "premises", *SECTIONS}
+    known = {*_HEAD, "candidates", "alternatives", "premises", *SECTIONS}
     for key, section in sections.items():
         if key not in known and not is_block(key):
             raise Unreadable(f"unknown section {key}", section.line)
@@ -80,10 +83,12 @@ def _plan(sections: Sections) -> Plan:
         _head(sections, "costs", _costs) if "costs" in sections else None,
         _optional(sections, "candidates", _candidates, ()),
         _head(sections, "align", lambda text, line: integer(expression(text, line))) if "align" in sections else 1,
+        convergence=_head(sections, "convergence", _convergence) if "convergence" in sections else None,
+        alternatives=_optional(sections, "alternatives", _alternatives, ()),
     )
 
 
-_HEAD = frozenset({"schedule", "equality", "device", "why", "refusal", "costs", "align"})
+_HEAD = frozenset({"schedule", "equality", "device", "why", "refusal", "costs", "align", "convergence"})
 
 
 def _optional(sections: Sections, key: str, read: Callable[[Section], T], default: T) -> T:
@@ -116,10 +121,29 @@ def _costs(text: str, line: int) -> Costs:
     match expression(f"costs({text})", line):
         case ast.Call(args=[]) as call:
             values = dict(keywords(call))
-            windows = values.pop("windows", ast.Tuple([]))
-            if list(values) == ["step", "sweep", "certify", "once"] and isinstance(windows, ast.Tuple):
+            windows, blocks = (_items(values.pop(key, ast.Tuple([])), line) for key in ("windows", "blocks"))
+            keys = ("after", "captured", "fill", "draws")
+            after, captured, fill, draws = (values.pop(key, None) for key in keys)
+            if list(values) == ["step", "sweep", "certify", "once"]:
                 step, sweep, certify, once = map(number, values.values())
-                return Costs(step, sweep, certify, once, tuple(_window(w, line) for w in windows.elts))
+                return Costs(
+                    step,
+                    sweep,
+                    certify,
+                    once,
+                    tuple(_window(w, line) for w in windows),
+                    tuple(map(number, blocks)),
+                    0.0 if after is None else number(after),
+                    None if captured is None else number(captured),
+                    0.0 if fill is None else number(fill),
+                    0.0 if draws is None else number(draws),
+                )
+    raise Unreadable("not a costs", line)
+
+
+def _items(tree: ast.expr, line: int) -> list[ast.expr]:
+    if isinstance(tree, ast.Tuple):
+        return tree.elts
     raise Unreadable("not a costs", line)
 
 
@@ -146,13 +170,46 @@ def _candidates(section: Section) -> tuple[Candidate, ...]:
 
 
 def _candidate(row: str, line: int) -> Candidate:
-    cells = row.split(maxsplit=4)
-    if len(cells) < 4:
-        raise Unreadable("expected schedule, seconds, sweeps, certifying, note", line)
+    cells = row.split(maxsplit=7)
+    if len(cells) < 7 or cells[4] not in ("yes", "no"):
+        raise Unreadable(f"expected {', '.join(Candidate.COLUMNS)}", line)
     seconds = number(expression(cells[1], line))
     sweeps, certifying = (integer(expression(cell, line)) for cell in cells[2:4])
-    note = unquoted(cells[4], line) if cells[4:] else ""
-    return Candidate(_schedule(cells[0], line), seconds, sweeps, note, certifying)
+    predicted = None if cells[5] == "-" else number(expression(cells[5], line))
+    memory = None if cells[6] == "-" else integer(expression(cells[6], line))
+    note = unquoted(cells[7], line) if cells[7:] else ""
+    return Candidate(
+        _schedule(cells[0], line), seconds, sweeps, note, certifying, predicted, cells[4] == "yes", memory
+    )
+
+
+def _alternatives(section: Section) -> tuple[Alternative, ...]:
+    return tuple(map(_alternative, section.statements))
+
+
+def _alternative(tree: ast.stmt) -> Alternative:
+    match tree:
+        case ast.Expr(value=ast.Call(func=ast.Name(id="alternative"), args=[change]) as call):
+            match keywords(call):
+                case (
+                    ("sweeps", sweeps),
+                    ("seconds", seconds),
+                    ("reference", reference_),
+                    ("measured", ast.Constant(value=bool(measured))),
+                ):
+                    return Alternative(string(change), integer(sweeps), number(seconds), number(reference_), measured)
+    raise Unreadable("not an alternative", tree)
+
+
+def _convergence(text: str, line: int) -> Convergence:
+    match expression(f"convergence({text})", line):
+        case ast.Call(args=[]) as call:
+            values = dict(keywords(call))
+            cut, lyapunov = values.pop("cut", None), values.pop("lyapunov", None)
+            if list(values) == ["sweeps"] and (cut is None or (isinstance(cut, ast.Constant) and cut.value is True)):
+                sweeps = tuple(integer(item) for item in _items(values["sweeps"], line))
+                return Convergence(sweeps, cut is not None, None if lyapunov is None else number(lyapunov))
+    raise Unreadable("not a convergence", line)
 
 
 def _premises(section: Section) -> tuple[Premise, ...]:

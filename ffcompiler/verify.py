@@ -9,7 +9,7 @@ from itertools import islice, pairwise
 
 from .errors import InvalidPlanError
 from .graph import Ref
-from .plan import Bits, Bounded, Finite, Method, NoNegativeZero, Plan, Premise, Schedule, Unchanged, ZeroPattern
+from .plan import Bits, Bounded, Costs, Finite, Method, NoNegativeZero, Plan, Premise, Schedule, Unchanged, ZeroPattern
 from .program import Chain, Leaf, Recurrence, RepeatedMap
 from .rules_graph import (
     arguments_are_well_formed,
@@ -26,6 +26,7 @@ from .rules_loop import (
     blocks_have_families,
     body_returns_the_carry,
     carry_begins_with_its_type,
+    checks_look_at_booleans,
     draws_read_no_tensor,
     overwrites_are_made_from_weights,
     positions_are_written_once,
@@ -35,6 +36,14 @@ from .rules_loop import (
     tail_gives_the_written_part,
     write_stays_inside,
 )
+from .rules_parts import (
+    parts_agree,
+    parts_are_few,
+    parts_are_given_what_was_handed_on,
+    parts_hand_on_tensors,
+    parts_have_programs,
+    parts_leave_weights_alone,
+)
 from .scopes import Environment, Fault, Subject, after_loop, carried, result_type, results
 
 Rule = Callable[[Subject], Iterator[Fault]]
@@ -42,15 +51,17 @@ MAX_FAULTS = 5  # of one rule, told in one error
 
 
 def verify(plan: Plan) -> Plan:
-    """``plan`` itself, when it obeys every rule in `RULES`; a rule may rely on those before it.
+    """``plan`` itself, when each of its parts obeys every rule in `RULES`; a rule may rely on those before it.
 
     Raises:
         InvalidPlanError: with the first broken rule, the places where it is broken, and what to do.
     """
-    subject = Subject.of(plan)
-    for rule in RULES:
-        if faults := list(islice(rule(subject), MAX_FAULTS)):
-            raise InvalidPlanError("\n".join(f"{rule.__name__}: {fault}" for fault in faults))
+    parts = plan.parts
+    for k, part in enumerate(parts, 1):
+        subject, where = Subject.of(part), f"in part {k} of {len(parts)}: " if len(parts) > 1 else ""
+        for rule in RULES:
+            if faults := list(islice(rule(subject), MAX_FAULTS)):
+                raise InvalidPlanError("\n".join(f"{rule.__name__}: {where}{fault}" for fault in faults))
     return plan
 
 
@@ -97,7 +108,7 @@ def schedule_has_its_block(subject: Subject) -> Iterator[Fault]:
 
 
 def _block_fits(schedule: Schedule) -> bool:
-    if schedule.method in {Method.GS_JACOBI, Method.JACOBI_GS, Method.SLIDING}:
+    if schedule.method in {Method.GS_JACOBI, Method.GROWING, Method.JACOBI_GS, Method.SLIDING}:
         return schedule.block is not None and schedule.block >= 1
     return schedule.block is None
 
@@ -140,15 +151,30 @@ def equality_is_finite(subject: Subject) -> Iterator[Fault]:
 def figures_are_finite(subject: Subject) -> Iterator[Fault]:
     """Costs, predicted seconds and sweeps are finite and not negative: the guard computes with them."""
     costs = subject.plan.costs
-    if costs and not all(map(_is_figure, (costs.step, costs.sweep, costs.certify, costs.once))):
+    if costs and not all(map(_is_figure, _single(costs))):
         yield Fault(f"the costs are {costs}", "measure again")
     if costs and not _rising(costs.windows):
         yield Fault(f"the costs of windows are {costs.windows}", "measure again, for rising numbers of blocks")
     if subject.plan.align < 1:
         yield Fault(f"windows are aligned to {subject.plan.align}", "align them to 1 or more")
     for candidate in subject.plan.candidates:
-        if not _is_figure(candidate.seconds) or not 0 <= candidate.certifying <= candidate.sweeps:
+        figures = (candidate.seconds, candidate.predicted or 0.0, candidate.memory or 0)
+        if not all(map(_is_figure, figures)) or not 0 <= candidate.certifying <= candidate.sweeps:
             yield Fault(f"{candidate.schedule}: {candidate.seconds!r} s, {candidate.sweeps} sweeps", "measure again")
+
+
+    for other in subject.plan.alternatives:
+        if not all(map(_is_figure, (other.sweeps, other.seconds, other.reference))):
+            yield Fault(f"of {other.change!a}: {other.seconds!r} s, {other.sweeps} sweeps", "measure again")
+    convergence = subject.plan.convergence
+    if convergence and not (math.isfinite(convergence.lyapunov or 0.0) and all(map(_is_figure, convergence.sweeps))):
+        yield Fault(f"the convergence is {convergence}", "measure again")
+
+
+def _single(costs: Costs) -> tuple[float, ...]:
+    """The figures of costs, but for windows."""
+    sweeps = (costs.step, costs.sweep, costs.certify, costs.fill)
+    return (*sweeps, costs.once, costs.after, costs.captured or 0.0, costs.draws, *costs.blocks)
 
 
 def _rising(windows: tuple[tuple[int, float], ...]) -> bool:
@@ -217,6 +243,7 @@ RULES: tuple[Rule, ...] = (
     draws_read_no_tensor,
     steps_are_handed_stacks,
     overwrites_are_made_from_weights,
+    checks_look_at_booleans,
     carry_begins_with_its_type,
     body_returns_the_carry,
     write_stays_inside,
@@ -231,4 +258,10 @@ RULES: tuple[Rule, ...] = (
     equality_is_finite,
     figures_are_finite,
     premises_name_values,
+    parts_are_few,
+    parts_have_programs,
+    parts_agree,
+    parts_hand_on_tensors,
+    parts_are_given_what_was_handed_on,
+    parts_leave_weights_alone,
 )

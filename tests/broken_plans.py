@@ -8,6 +8,7 @@ from typing import Any
 
 from plans import (
     CHAIN,
+    CHECKED,
     DRAWING,
     MADE,
     MADE_LOOP,
@@ -15,7 +16,9 @@ from plans import (
     OVERWRITING,
     RECURRENCE,
     REPEATED,
+    SECOND,
     STRAIGHT,
+    TWO_PARTS,
     UNROLLED,
     f32,
     node,
@@ -24,6 +27,7 @@ from plans import (
 
 from ffcompiler.graph import Graph, Ref, Step, Symbol, SymbolKind, TensorType, Value
 from ffcompiler.plan import (
+    Alternative,
     Bounded,
     Candidate,
     Costs,
@@ -36,7 +40,7 @@ from ffcompiler.plan import (
     Unchanged,
     ZeroPattern,
 )
-from ffcompiler.program import Axis, Chain, DrawPlace, Leaf, Loop, Overwrite, Region
+from ffcompiler.program import Axis, Chain, Check, DrawPlace, Leaf, Loop, Overwrite, Region
 
 MADE_PROGRAM, RNN_PROGRAM = MADE.program, RECURRENCE.program
 assert MADE_PROGRAM is not None
@@ -240,6 +244,7 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("results_exist", lambda: _result(Leaf("out", None, None))),
     ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.SLIDING))),
     ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.GS_JACOBI, 0))),
+    ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.GROWING))),
     ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.JACOBI, 4))),
     ("schedule_has_its_block", lambda: replace(MADE, candidates=(Candidate(Schedule(Method.SLIDING), 1.0, 1, ""),))),
     ("schedule_has_its_system", lambda: replace(RECURRENCE, schedule=SLIDING)),
@@ -263,6 +268,7 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("figures_are_finite", lambda: replace(MADE, candidates=(Candidate(SLIDING, 1.0, -1, ""),))),
     ("figures_are_finite", lambda: replace(MADE, candidates=(Candidate(SLIDING, 1.0, 2, "", certifying=3),))),
     ("figures_are_finite", lambda: replace(MADE, align=0)),
+    ("figures_are_finite", lambda: replace(MADE, alternatives=(Alternative("", 1, float("nan"), 1.0),))),
     ("figures_are_finite", lambda: replace(MADE, costs=Costs(1.0, 1.0, 1.0, 0.0, ((4, 1.0), (4, 2.0))))),
     ("figures_are_finite", lambda: replace(MADE, costs=Costs(1.0, 1.0, 1.0, 0.0, ((4, -1.0),)))),
     ("premises_name_values", lambda: replace(MADE, premises=(FINITE,))),
@@ -287,7 +293,86 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("overwrites_are_made_from_weights", lambda: overwriting("w1", r("s1"))),
     ("overwrites_are_made_from_weights", lambda: overwriting("w1", r("u1"), outputs=(r("a1"), r("u2")))),
     ("overwrites_are_made_from_weights", lambda: _overwritten_by_an_argument()),
+    ("checks_look_at_booleans", lambda: checking(r("nowhere"))),
+    ("checks_look_at_booleans", lambda: checking(r("xs"))),
+    ("checks_look_at_booleans", lambda: checking(r("b6"))),
+    ("checks_look_at_booleans", lambda: checking(Ref("y0", 1))),
+    ("checks_look_at_booleans", lambda: checking(r("p1"))),
+    ("checks_look_at_booleans", lambda: checking(r("z1"), outputs=())),
+    ("schedule_has_its_block", lambda: followed_by(schedule=Schedule(Method.SLIDING))),
+    ("parts_are_few", lambda: row_of(33)),
+    ("parts_have_programs", lambda: followed_by(program=None, refusal="it could not be captured", candidates=())),
+    ("parts_have_programs", lambda: replace(NO_PROGRAM, rest=SECOND)),
+    ("parts_agree", lambda: followed_by(device="cuda")),
+    ("parts_agree", lambda: followed_by(equality=Tolerance(1e-6, 1e-6))),
+    ("parts_hand_on_tensors", lambda: handing_on(Leaf("handed[1]", None, None, "1.0"))),
+    ("parts_are_given_what_was_handed_on", lambda: handing_on()),
+    ("parts_are_given_what_was_handed_on", lambda: handing_on(Leaf("handed[1]", "w1", f32(32, 12)))),
+    ("parts_are_given_what_was_handed_on", lambda: given_besides(Leaf("handed[2]", "a2", f32()))),
+    ("parts_are_given_what_was_handed_on", lambda: given_besides(Leaf("handed[2]", None, None, "1.0"))),
+    ("parts_are_given_what_was_handed_on", lambda: given_besides(typed_as="float64")),
+    ("parts_leave_weights_alone", lambda: _overwriting_part()),
+    ("parts_leave_weights_alone", lambda: replace(row_of(1), rest=replace(_overwriting_part(), rest=None))),
 ]
+
+
+def checking(value: Ref, outputs: tuple[Ref, ...] = (Ref("z1"),)) -> Plan:
+    """``CHECKED`` with one more check, and other outputs of its epilogue."""
+    assert CHECKED.program is not None
+    own = CHECKED.program
+    checks, epilogue = (*own.checks[:2], Check(value, True, "")), replace(own.epilogue, outputs=outputs)
+    return replace(CHECKED, program=replace(own, checks=checks, epilogue=epilogue))
+
+
+def followed_by(**changes: Any) -> Plan:
+    """``TWO_PARTS`` with its second part changed."""
+    return replace(TWO_PARTS, rest=replace(SECOND, **changes))
+
+
+def handing_on(*leaves: Leaf) -> Plan:
+    """``TWO_PARTS`` whose first part hands on these in place of all but the first."""
+    assert TWO_PARTS.program is not None
+    result = TWO_PARTS.program.result
+    return replace(
+        TWO_PARTS, program=replace(TWO_PARTS.program, result=replace(result, leaves=(result.leaves[0], *leaves)))
+    )
+
+
+def given_besides(*leaves: Leaf, typed_as: str = "float32") -> Plan:
+    """``TWO_PARTS`` whose second part is given these too, and its own last argument with another dtype."""
+    assert SECOND.program is not None
+    first, last = SECOND.program.signature.leaves
+    assert last.type is not None
+    last = replace(last, type=replace(last.type, dtype=typed_as))
+    body = SECOND.program.loop.body
+    typed = replace(body, inputs=(*body.inputs[:-1], replace(body.inputs[-1], type=last.type)))
+    signature = replace(SECOND.program.signature, leaves=(first, last, *leaves))
+    loop = replace(SECOND.program.loop, body=typed)
+    return followed_by(program=replace(SECOND.program, signature=signature, loop=loop))
+
+
+def row_of(count: int) -> Plan:
+    """Parts that hand on the array which they are given."""
+    plan: Plan | None = None
+    for _ in range(count):
+        plan = replace(_passing_on(), rest=plan)
+    assert plan is not None
+    return plan
+
+
+def _passing_on() -> Plan:
+    program = replace(MADE_PROGRAM, result=replace(MADE_PROGRAM.result, leaves=(Leaf("handed[0]", "z1", f32(4, 12)),)))
+    return replace(
+        MADE, program=replace(program, signature=replace(program.signature, leaves=program.signature.leaves[:1]))
+    )
+
+
+def _overwriting_part() -> Plan:
+    assert OVERWRITING.program is not None
+    passing = _passing_on()
+    assert passing.program is not None
+    same = {"signature": passing.program.signature, "result": passing.program.result}
+    return replace(OVERWRITING, program=replace(OVERWRITING.program, **same), rest=passing)
 
 
 def _with_two_results() -> Plan:

@@ -38,6 +38,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs CUDA")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_plan_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests measure for themselves, and leave the user's own cache alone; `test_cache.py` switches one on."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("FFCOMPILER_CACHE", "0")
+        environment.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ from ffcompiler.program import (
     ArrayLoop,
     Axis,
     Chain,
+    Check,
     Draw,
     DrawPlace,
     Leaf,
@@ -154,6 +155,43 @@ RECURRENCE = Plan(
     schedule=Schedule(Method.SEQUENTIAL),
     equality=tolerance(1e-6, 1e-5),
     device="cuda:0",
+)
+_TRUTH, _NAN = TensorType("bool", (), ()), TensorType("bool", (6, HIDDEN), contiguous((6, HIDDEN)))
+_PASSED = TensorType("bool", (6,), (1,))
+assert RECURRENCE.program is not None
+assert isinstance(RECURRENCE.program.loop, Loop)
+_STEP = RECURRENCE.program.loop.body
+CHECKED = replace(
+    RECURRENCE,
+    program=replace(
+        RECURRENCE.program,
+        prologue=Graph(
+            (Value("xs", f32(6, HIDDEN)),),
+            (
+                *RECURRENCE.program.prologue.nodes,
+                node("p1", "isnan.default", r("xs"), of=_NAN, line=18),
+                node("p2", "any.default", r("p1"), of=_TRUTH, line=18),
+            ),
+            (r("best0"), r("p2")),
+        ),
+        loop=replace(
+            RECURRENCE.program.loop,
+            body=Graph(
+                _STEP.inputs,
+                (*_STEP.nodes, node("b6", "gt.Scalar", r("b5"), 0.5, of=_TRUTH, line=25)),
+                (*_STEP.outputs, r("b6")),
+            ),
+            collected=(Value("y0", _PASSED),),
+        ),
+        epilogue=Graph(
+            (Value("best", f32()),), (node("z1", "lt.Scalar", r("best"), 9.0, of=_TRUTH, line=27),), (r("z1"),)
+        ),
+        checks=(
+            Check(r("p2"), False, "made.py:18 in step"),
+            Check(r("y0"), True, "made.py:25 in step"),
+            Check(r("z1"), True, ""),
+        ),
+    ),
 )
 REFUSED = replace(
     MADE,
@@ -320,7 +358,64 @@ STRAIGHT = replace(
     ),
 )
 
+_ITERATED = Value("h", X.type)
+SECOND = Plan(
+    program=Program(
+        signature=Signature((Leaf("handed[0]", "a0", X.type), Leaf("handed[1]", "a1", X.type)), "[*, *]"),
+        weights=(
+            Weight("w1", WeightKind.PARAMETER, "model.fc1.weight", W1.type),
+            Weight("w2", WeightKind.CONSTANT, "made.py:50", f32()),
+        ),
+        prologue=EMPTY_GRAPH,
+        loop=Recurrence(
+            lo=0,
+            hi=6,
+            tables=(),
+            carry=(_ITERATED,),
+            init=(r("a0"),),
+            carry_tree="*",
+            invariant=Graph(
+                (W1,), (node("i1", "t.default", r("w1"), of=f32(DIMS, HIDDEN, stride=(1, DIMS)), line=51),), (r("i1"),)
+            ),
+            ahead=EMPTY_GRAPH,
+            body=Graph(
+                (_ITERATED, Value("i1", f32(DIMS, HIDDEN, stride=(1, DIMS))), W1, Value("a1", X.type)),
+                (
+                    node("b1", "mm.default", r("h"), r("i1"), of=f32(BATCH, HIDDEN), line=52),
+                    node("b2", "mm.default", r("b1"), r("w1"), of=X.type, line=52),
+                    node("b3", "add.Tensor", r("b2"), r("a1"), of=X.type, line=53),
+                ),
+                (r("b3"),),
+            ),
+        ),
+        epilogue=Graph(
+            (_ITERATED, Value("w2", f32())),
+            (node("z1", "mul.Tensor", r("h"), r("w2"), of=X.type, line=54),),
+            (r("z1"),),
+        ),
+        result=Result((Leaf("out['x']", "z1", X.type), Leaf("out['steps']", None, None, "6")), "{*, *}"),
+    ),
+    schedule=Schedule(Method.SEQUENTIAL),
+    equality=Bits(),
+    device="cpu",
+    why="no parallel schedule was faster than the reference on the example inputs",
+    costs=Costs(0.0005, 0.0011, 0.0011, 1e-05),
+    candidates=(
+        Candidate(Schedule(Method.SEQUENTIAL), 0.003, 0, "the reference"),
+        Candidate(Schedule(Method.JACOBI), 0.0066, 6, "0.5x the reference", 6),
+    ),
+)
+TWO_PARTS = replace(
+    MADE,
+    program=replace(
+        MADE.program,
+        result=Result((Leaf("handed[0]", "z1", X.type), Leaf("handed[1]", "noise", NOISE.type)), "[*, *]"),
+    ),
+    rest=SECOND,
+)
+
 ALL = {
+    "two_parts": TWO_PARTS,
     "chain": CHAIN,
     "straight": STRAIGHT,
     "drawing": DRAWING,
@@ -330,6 +425,7 @@ ALL = {
     "overwriting": OVERWRITING,
     "windowed": WINDOWED,
     "recurrence": RECURRENCE,
+    "checked": CHECKED,
     "refused": REFUSED,
     "no_program": NO_PROGRAM,
 }

@@ -16,15 +16,17 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from plans import TWO_PARTS
 from systems import SYSTEMS, Made, affine, bold, randn, sliced
 from test_catalogue import assert_same, tensors
 from torch import Tensor
 
 import ffcompiler as ffc
-from ffcompiler.artifact import FORMAT, MANIFEST, PLAN, WEIGHTS, Manifest, from_bytes, to_bytes
+from ffcompiler.artifact import FORMAT, MANIFEST, PLAN, Manifest, from_bytes, to_bytes
 from ffcompiler.codec import decode, encode
 from ffcompiler.container import read, write
-from ffcompiler.plan import Method, Schedule
+from ffcompiler.plan import Method, Plan, Schedule
+from ffcompiler.weights import WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,6 +112,61 @@ def test_what_could_not_be_captured_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ffc.UsageError, match="no program to save"):
         compiled.save(tmp_path / "a.ffc")
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------------- several parts
+
+
+def weights_of(plan: Plan, seed: int) -> list[dict[str, Tensor]]:
+    """Weights for every part, the same for the same path."""
+    named: dict[str, Tensor] = {}
+    found = []
+    for part in plan.parts:
+        assert part.program is not None
+        for w in part.program.weights:
+            named.setdefault(w.path, randn(1, *w.type.shape, seed=seed + len(named))[0])
+        found.append({w.name: named[w.path] for w in part.program.weights})
+    return found
+
+
+def test_parts_come_back_with_their_weights_and_shared_ones_are_stored_once() -> None:
+    weights = weights_of(TWO_PARTS, 0)
+    data = to_bytes(TWO_PARTS, weights)
+    assert sorted(safetensors.torch.load(members(data)[WEIGHTS])) == ["part2.w2", "w1", "w2"]
+    plan, found = from_bytes(data)
+    assert plan == TWO_PARTS and [sorted(part) for part in found] == [["w1", "w2"], ["w1", "w2"]]
+    for part, expected in zip(found, weights, strict=True):
+        for name, tensor in expected.items():
+            assert_same(part[name], tensor)
+    assert found[1]["w1"] is found[0]["w1"]
+    assert to_bytes(plan, found) == data
+
+
+def test_weights_of_one_path_that_differ_are_both_stored() -> None:
+    """A path names one tensor at a time; where it does not, no part may be given another's."""
+    first, second = weights_of(TWO_PARTS, 0)
+    data = to_bytes(TWO_PARTS, [first, {**second, "w1": second["w1"] + 1}])
+    assert sorted(safetensors.torch.load(members(data)[WEIGHTS])) == ["part2.w1", "part2.w2", "w1", "w2"]
+    _, found = from_bytes(data)
+    assert_same(found[0]["w1"], first["w1"])
+    assert_same(found[1]["w1"], second["w1"] + 1)
+
+
+def test_a_part_whose_own_weights_are_missing_is_refused(tmp_path: Path) -> None:
+    data = to_bytes(TWO_PARTS, weights_of(TWO_PARTS, 0))
+    stored = safetensors.torch.load(members(data)[WEIGHTS])
+    for change in ({"part2.w2": None}, {"w1": None}, {"part3.w1": torch.ones(1)}, {"part1.w1": torch.ones(1)}):
+        other = {k: v for k, v in {**stored, **change}.items() if v is not None}
+        changed = rebuilt(data, weights=safetensors.torch.save(other))
+        assert next(iter(change)) in refuse(changed, tmp_path)
+
+
+def test_a_file_from_before_there_were_parts_is_read(tiny: bytes) -> None:
+    parts = members(tiny)
+    assert b'"rest"' not in parts[PLAN]
+    older = encode(replace(decode(parts[MANIFEST], Manifest), format=(3, 0)))
+    plan, weights = from_bytes(write([(MANIFEST, older), (PLAN, parts[PLAN]), (WEIGHTS, parts[WEIGHTS])]))
+    assert plan.parts == (plan,) and len(weights) == 1
 
 
 # ---------------------------------------------------------------------------------------------------- refusals
@@ -247,7 +304,7 @@ def test_a_refused_plan_that_is_made_to_claim_a_schedule_is_refused(tmp_path: Pa
     compiled = ffc.compile(function, args)
     assert compiled.live is not None
     forged = replace(compiled.plan, refusal=None, schedule=Schedule(Method.JACOBI))
-    (tmp_path / "x.ffc").write_bytes(to_bytes(forged, compiled.live.weights()))
+    (tmp_path / "x.ffc").write_bytes(to_bytes(forged, [compiled.live.weights()]))
     with pytest.raises(ffc.ArtifactError):
         ffc.load(tmp_path / "x.ffc")
 
@@ -256,7 +313,7 @@ def test_a_plan_without_its_premises_is_refused(tmp_path: Path) -> None:
     compiled = saved(tmp_path / "a.ffc")
     assert compiled.live is not None and compiled.plan.premises
     forged = replace(compiled.plan, premises=compiled.plan.premises[1:])
-    (tmp_path / "x.ffc").write_bytes(to_bytes(forged, compiled.live.weights()))
+    (tmp_path / "x.ffc").write_bytes(to_bytes(forged, [compiled.live.weights()]))
     with pytest.raises(ffc.ArtifactError, match="premises"):
         ffc.load(tmp_path / "x.ffc")
 
@@ -299,7 +356,7 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path: Path) -> None:
 def test_the_same_plan_and_weights_give_the_same_bytes_whatever_the_hash_seed(tmp_path: Path) -> None:
     compiled = saved(tmp_path / "a.ffc")
     assert compiled.live is not None
-    assert to_bytes(compiled.plan, compiled.live.weights()) == (tmp_path / "a.ffc").read_bytes()
+    assert to_bytes(compiled.plan, [compiled.live.weights()]) == (tmp_path / "a.ffc").read_bytes()
     again = ffc.load(tmp_path / "a.ffc")
     again.save(tmp_path / "b.ffc")
     assert (tmp_path / "a.ffc").read_bytes() == (tmp_path / "b.ffc").read_bytes()

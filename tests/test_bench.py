@@ -27,7 +27,7 @@ QUIET = Moment(0.0, 0.01, 0.1)
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "moment", lambda: QUIET)
     monkeypatch.setattr(samplers, "moment", lambda: QUIET)
-    monkeypatch.setattr("ffcompiler.runtime.solve.SLACK", 1e9)  # a tiny model is rarely worth a sweep
+    monkeypatch.setattr("ffcompiler.runtime.guard.SLACK", 1e9)  # a tiny model is rarely worth a sweep
     monkeypatch.setattr("ffcompiler.cli.bench.moment", lambda: QUIET)
 
 

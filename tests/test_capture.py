@@ -192,7 +192,6 @@ def _allclose(u: Tensor) -> Tensor:
 
 
 CAPTURE_REFUSALS: list[tuple[str, Callable[[Tensor], Any], tuple[str, ...]]] = [
-    ("branch", _branch_on_data, ("Python number", HERE, "_branch_on_data")),
     ("item", _item, ("Python number", HERE)),
     ("item_in_the_body", looped(_item_in_the_body), ("Python number", HERE)),
     ("counter", looped(_counter), ("used the number", HERE)),
@@ -207,7 +206,6 @@ CAPTURE_REFUSALS: list[tuple[str, Callable[[Tensor], Any], tuple[str, ...]]] = [
     ("tuple", looped(_returns_a_tuple), ("another form",)),
     ("number", looped(_returns_a_number), ("may hold tensors only",)),
     ("no_loop", lambda u: u + 1, ("no loop whose steps are alike",)),
-    ("two_loops", lambda u: looped(plain)(looped(plain)(u)), ("second marked loop", HERE)),
     ("no_steps", lambda u: looped(plain, 0)(u), ("no steps", HERE)),
 ]
 

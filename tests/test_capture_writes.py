@@ -619,10 +619,10 @@ def test_weights_for_which_the_write_is_not_idempotent_are_neither_saved_nor_loa
     model.second.mask *= 0.5
     with pytest.raises(ffc.FFCompilerError, match=HERE):
         compiled.save(tmp_path / "p.ffc")
-    plan, weights = read_artifact(tmp_path / "good.ffc")
+    plan, (weights,) = read_artifact(tmp_path / "good.ffc")
     assert plan.program is not None
     name = next(w.name for w in plan.program.weights if w.path.endswith("second.mask"))
-    save_artifact(plan, {**weights, name: weights[name] * 0.5}, tmp_path / "bad.ffc", force=False)
+    save_artifact(plan, [{**weights, name: weights[name] * 0.5}], tmp_path / "bad.ffc", force=False)
     with pytest.raises(ffc.ArtifactError, match="not the same in all steps"):
         ffc.load(tmp_path / "bad.ffc")
 

@@ -21,7 +21,8 @@ from ffcompiler.runtime.runner import Runner
 from ffcompiler.schedules import parse_schedule
 from ffcompiler.trees import flatten
 
-SCHEDULES = ["jacobi", "gs-jacobi(3)", "sliding(3)", "sliding(1)", "gauss-seidel", "wavefront", "sliding(3)+windows"]
+SCHEDULES = ["jacobi", "gs-jacobi(3)", "growing(2)", "sliding(3)", "sliding(1)", "gauss-seidel", "wavefront"]
+SCHEDULES += ["sliding(3)+windows", "growing(2)+windows"]
 PARALLEL = [case for case in SYSTEMS.values() if case.parallel]
 
 

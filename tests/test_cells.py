@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -202,16 +203,6 @@ def test_the_steps_of_a_scan_go_on_from_its_middle():
         assert equal(run(x)["last"], whole[0])
 
 
-def test_the_scan_of_torch_which_compiles_its_step_is_refused_by_name():
-    def run(x: Tensor) -> Any:
-        return torch._higher_order_ops.scan(lambda c, x: (c + x, c * 2), torch.zeros(2), x)
-
-    x = randn(5, 2)
-    compiled = ffc.compile(run, (x,))
-    assert "ffc.scan" in compiled.plan.refusal
-    assert equal(compiled(x), ffc.scan(lambda c, x: (c + x, c * 2), torch.zeros(2), x))
-
-
 def scanned_gru() -> tuple[Callable[[Tensor], Any], Tensor]:
     cell = seeded(nn.GRUCell(3, 4), 0.5)
 
@@ -262,6 +253,54 @@ def test_sweeps_solve_a_scan(make):
     assert compiled.plan.refusal is None and isinstance(compiled.plan.system, Recurrence)
     with torch.no_grad():
         assert close(compiled(x), run(x))
+
+
+def written_array() -> tuple[Callable[[Tensor], Any], Tensor]:
+    u = randn(3, 3) * 0.4
+
+    def run(x: Tensor) -> Any:
+        def step(i: int, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            h, out = torch.tanh(x[i] + state[0] @ u), state[1].clone()
+            out[:, i] = h.sum(1)
+            return h, out
+
+        return ffc.fori_loop(0, 30, step, (torch.zeros(2, 3), torch.zeros(2, 30)))
+
+    return run, randn(30, 2, 3)
+
+
+@pytest.mark.parametrize("make", [scanned_gru, scanned_pytrees, written_array])
+def test_what_the_steps_of_a_slow_loop_leave_is_captured_though_a_second_run_leaves_most_of_them_out(
+    make, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(sys.modules["ffcompiler.capture.capture"], "REPEAT_ALL_BELOW", 0.0)
+    run, x = make()
+    compiled = ffc.compile(run, (x,), schedule="sequential")
+    assert compiled.plan.program is not None and compiled.plan.program.loop.collected
+    compiled.save(path := tmp_path / "slow.ffc")
+    other = randn(30, 2, 3, seed=4)
+    with torch.no_grad():
+        assert equal(ffc.load(path).reference(other), run(other))
+
+
+@pytest.mark.parametrize("make", [scanned_gru, scanned_pytrees])
+def test_what_the_steps_of_a_very_slow_scan_leave_is_captured_though_most_ran_without_values(
+    make, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(sys.modules["ffcompiler.capture.run"], "REAL_SECONDS", 0.0)
+    run, x = make()
+    compiled = ffc.compile(run, (x,), schedule="sequential")
+    assert compiled.plan.program is not None and compiled.plan.program.loop.collected
+    compiled.save(path := tmp_path / "slow.ffc")
+    other = randn(30, 2, 3, seed=4)
+    with torch.no_grad():
+        assert equal(ffc.load(path).reference(other), run(other))
+
+
+def test_a_very_slow_loop_whose_arrays_no_run_has_filled_is_refused(monkeypatch):
+    monkeypatch.setattr(sys.modules["ffcompiler.capture.run"], "REAL_SECONDS", 0.0)
+    run, x = written_array()
+    assert "take too long to be run whole" in ffc.compile(run, (x,)).plan.refusal
 
 
 def test_a_scan_that_leaves_nothing_is_a_marked_loop():

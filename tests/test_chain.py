@@ -36,7 +36,16 @@ from ffcompiler.zoo import densenet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SCHEDULES = ["jacobi", "gauss-seidel", "gs-jacobi(4)", "jacobi-gs(3)", "jacobi-gs(100)", "sliding(3)", "wavefront"]
+SCHEDULES = [
+    "jacobi",
+    "gauss-seidel",
+    "gs-jacobi(4)",
+    "growing(2)",
+    "jacobi-gs(3)",
+    "jacobi-gs(100)",
+    "sliding(3)",
+    "wavefront",
+]
 
 
 # ---------------------------------------------------------------------------------------------------- networks
@@ -457,7 +466,9 @@ def test_random_networks_give_their_bits(moves: list[Move], results: int, schedu
         assert runner.sweep(execution).ending is Ending.SWEEPS
         assert equal(runner.results(execution, runner.finish(execution)), run(x))
     assert isinstance(program.loop, Chain)
-    bound = program.loop.blocks if schedule.startswith(("gauss", "gs", "sliding")) else len(program.loop.levels)
+    bound = (
+        program.loop.blocks if schedule.startswith(("gauss", "gs", "growing", "sliding")) else len(program.loop.levels)
+    )
     assert len(execution.record.sweeps) <= bound
 
 

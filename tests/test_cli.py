@@ -36,6 +36,17 @@ draw.example_inputs = lambda: (logistic_noise(3, 0, {DIMS}),)
 def scaled(noise, scale=1.0):
     return {{"x": sample(model, noise), "scaled": scale * noise}}
 
+def twice(noise):
+    first = sample(model, noise)
+    return {{"first": first, "second": sample(model, first)}}
+
+twice.example_inputs = draw.example_inputs
+
+def one_leaks(noise):
+    return leaky(sample(model, noise))
+
+one_leaks.example_inputs = draw.example_inputs
+
 def leaky(noise):
     def step(i, x):
         x = x.clone()
@@ -66,7 +77,7 @@ number = 3
 @pytest.fixture(autouse=True)
 def _sweeps_whatever_they_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny model is rarely worth a sweep; the guard would say so, depending on the machine."""
-    monkeypatch.setattr("ffcompiler.runtime.solve.SLACK", 1e9)
+    monkeypatch.setattr("ffcompiler.runtime.guard.SLACK", 1e9)
 
 
 @pytest.fixture(scope="session")
@@ -382,6 +393,32 @@ def test_several_results_get_an_index_each(here, capsys):
     assert [r["path"] for r in document["results"]] == ["['x']", "['scaled']"]
     np.testing.assert_array_equal(np.load(here / "r-1.npy"), 2 * np.load(here / "noise.npy"))
     text_of(capsys, main(["run", "s.ffc", *given, "--input", "scale=3.0"]), 1)
+
+
+def test_every_command_tells_of_every_loop_of_several(here, capsys):
+    given, loops = ["--input", "noise=@noise.npy"], "2 parts, one for each loop: parts 1 and 2 by jacobi"
+    compiled = text_of(capsys, main(["compile", f"{MODULE}:twice", "--schedule", "jacobi", "--require-parallel"]), 0)
+    assert compiled.startswith(loops) and compiled.count("\n  part ") == 2
+    explained = text_of(capsys, main(["explain", "twice.ffc"]), 0)
+    assert explained.startswith(loops) and "==== part 2 of 2 ====" in explained
+    assert len(json_of(capsys, main(["explain", "--json", "twice.ffc"]))["parts"]) == 2
+    shown = text_of(capsys, main(["run", "twice.ffc", *given, "--output", "r.npy", "--output-record", "run.json"]), 0)
+    assert "bits in each of 2 parts\n  part 1: 16 blocks" in shown
+    assert shown.count(f" for {DIMS} steps") == 2
+    assert len(json.loads((here / "run.json").read_text())["parts"]) == 2
+    expected = sys.modules[MODULE].twice(logistic_noise(3, 1, DIMS))
+    np.testing.assert_array_equal(np.load(here / "r-0.npy"), expected["first"].numpy())
+    np.testing.assert_array_equal(np.load(here / "r-1.npy"), expected["second"].numpy())
+    assert "bits in each of 2 parts" in text_of(capsys, main(["verify", "twice.ffc", *given]), 0)
+    text_of(capsys, main(["inspect", "twice.ffc", *given, "-o", "page.html"]), 0)
+    assert (here / "page.html").read_text().count("<svg") == 2
+
+
+def test_one_parallel_loop_of_several_is_parallel_enough(here, capsys):
+    argv = ["compile", f"{MODULE}:one_leaks", "--require-parallel", "--schedule", "jacobi", "--on-unsupported"]
+    shown = text_of(capsys, main([*argv, "sequential"]), 0)
+    assert shown.startswith("2 parts, one for each loop: part 1 by jacobi, part 2 sequentially")
+    assert "part 2" in shown and "no parallel schedule is sound" in shown
 
 
 def test_verify_a_function_and_an_artifact(here, capsys, artifact):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_plans import row_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import ALL, MADE, NO_PROGRAM
@@ -18,6 +20,8 @@ from ffcompiler.codec import decode, encode
 from ffcompiler.errors import ArtifactError, InvalidPlanError
 from ffcompiler.graph import Arg, Node, Ref, Step, Symbol, SymbolKind
 from ffcompiler.plan import Costs, Plan, Schedule, Tolerance
+from ffcompiler.rules_parts import MAX_PARTS
+from ffcompiler.verify import verify
 
 NODE = Node(
     "b3", "aten.add.Tensor", (Ref("x"), -1.5, True, None, ("a", Step(0))), (("alpha", 2),), (None,), "made.py:3"
@@ -174,6 +178,28 @@ def test_a_dataclass_that_the_field_does_not_allow_is_not_written() -> None:
         encode(node_of(stranger))
     with pytest.raises(InvalidPlanError, match=r"plan\.schedule is"):
         encode(replace(MADE, schedule=stranger))
+
+
+def test_a_later_field_is_left_out_where_it_has_its_default_and_only_there() -> None:
+    """So files from before there was such a field are read, and are still the only encoding of what they hold."""
+    data = encode(NO_PROGRAM)
+    assert b'"rest"' not in data and decode(data, Plan) == NO_PROGRAM
+    assert "is not written the way" in refusal(data[:-1] + b',"rest":null}', Plan)
+    assert "lacks the key 'align'" in refusal(data.replace(b',"align":1', b""), Plan)
+    assert decode(data[:-1] + b',"rest":' + data + b"}", Plan) == replace(NO_PROGRAM, rest=NO_PROGRAM)
+
+
+def test_plans_of_the_first_minor_version_are_read_and_written_as_they_were() -> None:
+    """`plans.ALL` as format 3.0 had it: a field that is new since must be marked as `LATER`."""
+    lines = Path(__file__).with_name("plans-3.0.jsonl").read_bytes().splitlines()
+    assert len(lines) == 11
+    for line in lines:
+        assert encode(verify(decode(line, Plan))) == line
+
+
+def test_as_many_parts_as_a_plan_may_have_can_be_written_and_read() -> None:
+    plan = row_of(MAX_PARTS)
+    assert decode(encode(plan), Plan) == plan
 
 
 def test_no_mutant_of_a_small_plan_decodes_to_another_encoding() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plans import MADE, NO_PROGRAM
+from plans import MADE, NO_PROGRAM, TWO_PARTS
 
 from ffcompiler.dot import dot
 from ffcompiler.inspect import write_page
@@ -22,6 +22,14 @@ def test_edges_go_from_what_is_read_to_what_reads_it() -> None:
     node = MADE.system.shared.nodes[-1]
     ref = next(node.refs())
     assert f"{ref.name} -> {node.name}" in dot(MADE)
+
+
+def test_parts_are_drawn_apart_and_what_is_handed_on_leads_from_one_to_the_next() -> None:
+    text = dot(TWO_PARTS)
+    for name in ('"cluster_part1.shared"', '"cluster_part2.body"', '"part1.z1"', '"part2.z1"'):
+        assert name in text
+    assert '"part1.z1" -> "part2.a0"' in text and '"part1.noise" -> "part2.a1"' in text
+    assert '"part2.a1" -> "part2.b3"' in text
 
 
 def test_a_plan_without_a_program_says_why(tmp_path) -> None:  # type: ignore[no-untyped-def]

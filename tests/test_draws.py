@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 HERE = "test_draws.py"
 N, BATCH = 6, 3
 WEIGHT = torch.triu(torch.randn(N, N, generator=torch.Generator().manual_seed(7)), 1)
-SCHEDULES = ["jacobi", "sliding(2)", "gs-jacobi(3)", "gauss-seidel", "wavefront", "sliding(2)+windows"]
+SCHEDULES = ["jacobi", "sliding(2)", "gs-jacobi(3)", "growing(2)", "gauss-seidel", "wavefront", "sliding(2)+windows"]
 
 LEVELS = torch.linspace(-1, 1, 5)
 
@@ -174,7 +174,7 @@ def test_the_captured_loop_draws_as_the_function_does(name: str) -> None:
         return inner(start + torch.rand(1)) + torch.randn(N)
 
     compiled = ffc.compile(function, (like(),), schedule="sequential")
-    loaded = ffc.Compiled(compiled.plan, compiled.proof, compiled.prove, stored=compiled.live.weights())
+    loaded = ffc.Compiled(compiled.plan, compiled.proofs, compiled.prove, stored=compiled.live.all_weights())
     assert_draws_alike(loaded, function, (like(),), range(3))
 
 
@@ -421,7 +421,7 @@ def test_compiling_leaves_the_generator_as_it_found_it(monkeypatch: pytest.Monke
 def test_a_handover_in_the_middle_goes_on_with_what_was_drawn() -> None:
     function = sampler(lambda p, i: p[:, i] + torch.randn(BATCH))
     compiled = ffc.compile(function, (like(),), schedule="jacobi")
-    runner = compiled._runner
+    runner = compiled.parts[0].runner
     assert runner is not None
     runner.plan = replace(compiled.plan, costs=Costs(step=1.0, sweep=0.3, certify=0.3, once=0.0))
     ticks = iter(range(0, 10**6, 3))
@@ -456,7 +456,7 @@ def test_a_call_that_falls_back_to_the_function_draws_as_it_does() -> None:
     def endings(change: Callable[[], Any]) -> Ending:
         change()
         compiled.plan = replace(compiled.plan, costs=None)
-        compiled._runner.plan = compiled.plan  # type: ignore[union-attr]
+        compiled.parts[0].runner.plan = compiled.plan  # type: ignore[union-attr]
         before = dense.clone()
         expected, state = seeded(4, lambda: function(like()))
         dense.copy_(before)
@@ -477,7 +477,7 @@ def test_a_call_that_falls_back_to_the_function_draws_as_it_does() -> None:
 
 def test_a_run_that_is_not_worth_starting_draws_as_the_function_does() -> None:
     compiled = ffc.compile(around, (like(),), schedule="jacobi")
-    runner = compiled._runner
+    runner = compiled.parts[0].runner
     assert runner is not None
     runner.plan = replace(compiled.plan, costs=Costs(step=1.0, sweep=99.0, certify=99.0, once=0.0))
     expected, state = seeded(5, lambda: around(like()))
@@ -609,5 +609,5 @@ def test_a_recurrence_draws_as_it_did() -> None:
     compiled = ffc.compile(function, (torch.zeros(BATCH, 4),))
     assert compiled.plan.program is not None, compiled.plan.refusal
     assert_draws_alike(compiled, function, (torch.zeros(BATCH, 4),), range(5))
-    loaded = ffc.Compiled(compiled.plan, compiled.proof, compiled.prove, stored=compiled.live.weights())
+    loaded = ffc.Compiled(compiled.plan, compiled.proofs, compiled.prove, stored=compiled.live.all_weights())
     assert_draws_alike(loaded, function, (torch.zeros(BATCH, 4),), range(5))

@@ -17,9 +17,9 @@ from torch import Tensor
 
 import ffcompiler as ffc
 from ffcompiler.plan import Costs
+from ffcompiler.runtime.guard import SLACK
 from ffcompiler.runtime.record import Ending, RunRecord
 from ffcompiler.runtime.runner import Runner
-from ffcompiler.runtime.solve import SLACK
 from ffcompiler.schedules import parse_schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,7 +76,7 @@ WORLDS = [
     Costs(step=1.0, sweep=0.4, certify=0.3, once=0.0, windows=((2, 0.01), (6, 0.1))),
     Costs(step=1.0, sweep=0.1, certify=0.1, once=0.0, windows=((3, 0.05),)),
 ]
-SCHEDULES = ["jacobi", "gs-jacobi(4)", "sliding(4)", "gauss-seidel"]
+SCHEDULES = ["jacobi", "gs-jacobi(4)", "growing(2)", "sliding(4)", "gauss-seidel"]
 GUARDED = [
     "logistic_map",
     "made_whole_then_sliced",
@@ -128,7 +128,7 @@ def test_once_per_call_work_beyond_the_slack_is_not_begun() -> None:
     compiled = ffc.compile(function, args, schedule="jacobi")
     assert compiled.plan.costs is not None
     compiled.plan = replace(compiled.plan, costs=Costs(1.0, 1.0, 1.0, once=8.0))
-    compiled._runner = Runner(compiled.plan, compiled.proof, compiled.device, clock=FakeClock(constant(0.0)))
+    compiled.parts[0].runner = Runner(compiled.plan, compiled.proof, compiled.device, clock=FakeClock(constant(0.0)))
     _, record = compiled.run(*args)
     assert record.spent + (record.blocks - record.certified) <= SLACK * record.blocks
 
@@ -167,7 +167,7 @@ def test_the_user_s_function_takes_over_from_any_certified_front(name: str) -> N
     assert compiled.live is not None
     expected = function(*args)
     blocks = SYSTEMS[name].blocks
-    runner = compiled._runner
+    runner = compiled.parts[0].runner
     assert runner is not None and runner.system is not None
     with torch.no_grad():
         for front in (0, 1, blocks // 2, blocks - 1, blocks):
@@ -181,7 +181,7 @@ def test_the_user_s_function_takes_over_from_any_certified_front(name: str) -> N
 def by_handover(compiled: ffc.Compiled, step: float) -> None:
     """Let the guard stop the next runs after a sweep or two."""
     compiled.plan = replace(compiled.plan, costs=Costs(1.0, step, step, 0.0))
-    compiled._runner = Runner(compiled.plan, compiled.proof, compiled.device, clock=FakeClock(constant(0.0)))
+    compiled.parts[0].runner = Runner(compiled.plan, compiled.proof, compiled.device, clock=FakeClock(constant(0.0)))
 
 
 @pytest.mark.parametrize("step", [0.3, 1.2, 2.0])

@@ -100,7 +100,7 @@ def test_a_wavefront_that_stops_early_hands_over_whole_steps(allowed: int) -> No
     compiled = ffc.compile(function, args, schedule="wavefront")
     costs = Costs(step=1.0, sweep=0.0, certify=1.2 / allowed, once=0.0)
     compiled.plan = replace(compiled.plan, costs=costs)
-    compiled._runner = Runner(compiled.plan, compiled.proof, compiled.device)
+    compiled.parts[0].runner = Runner(compiled.plan, compiled.proof, compiled.device)
     result, record = compiled.run(*args)
     assert_same(result, function(*args))
     wave = compiled.proof.wave

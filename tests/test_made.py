@@ -25,7 +25,7 @@ print("equal" if verification.equal else verification)
 
 def without_guard(compiled: Compiled) -> Compiled:
     """The same plan without costs, so that the sweeps run to the end whatever they cost on this machine."""
-    return Compiled(replace(compiled.plan, costs=None), compiled.proof, compiled.prove, compiled.live)
+    return Compiled(replace(compiled.plan, costs=None), compiled.proofs, compiled.prove, compiled.live)
 
 
 @pytest.mark.parametrize("batch", [1, 16, 100])

@@ -8,6 +8,7 @@ import struct
 import xml.etree.ElementTree as ET
 import zlib
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -117,7 +118,28 @@ PLANS = [value for value in vars(plans).values() if type(value).__name__ == "Pla
 def test_the_page_of_a_plan_needs_nothing_from_outside(plan, run):
     shown = Page(page(plan, run))
     assert shown.outside == [] and "script" not in shown.tags
-    assert ("svg" in shown.tags) == (run is not None)
+    assert ("svg" in shown.tags) == (run is not None and plan.rest is None)
+
+
+def test_the_page_of_several_parts_has_the_run_and_the_program_of_each():
+    run = replace(record(), rest=replace(record(), schedule="sliding(2)"))
+    shown = page(plans.TWO_PARTS, run)
+    assert Page(shown).tags.count("svg") == 2
+    for what in (
+        "Part 1 of 2: sliding(4)",
+        "Part 2 of 2: sequential: its steps run one by one",
+        "sliding(2): the sweeps",
+    ):
+        assert what in shown
+    assert "bits in each of 2 parts" in shown and "0.06 s" in shown
+    for plan in plans.TWO_PARTS.parts:
+        assert str(plan.program) in unescape(shown)
+
+
+def test_a_run_that_was_not_made_part_by_part_is_shown_as_one():
+    why = RunRecord("sequential", 18, Ending.STALE, certificate=Certificate("bits", "this is the reference", 0, 18, 0))
+    shown = page(plans.TWO_PARTS, why)
+    assert shown.count("One run") == 1 and "weights or settings have changed" in shown
 
 
 def test_what_the_users_code_says_is_escaped():

@@ -31,7 +31,7 @@ from ffcompiler.verify import verify
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SCHEDULES = ["jacobi", "sliding(7)", "gs-jacobi(8)", "gauss-seidel"]
+SCHEDULES = ["jacobi", "sliding(7)", "gs-jacobi(8)", "growing(3)", "gauss-seidel"]
 EXACT = [case for case in RECURRENCES.values() if case.exact]
 ROUNDING = [case for case in RECURRENCES.values() if not case.exact]
 FINE = ffc.tolerance(1e-6, 1e-6)
@@ -53,8 +53,8 @@ def unguarded(compiled: ffc.Compiled, schedule: str, args: tuple[Any, ...]) -> t
 
 
 def system(compiled: ffc.Compiled) -> Recurrent:
-    assert compiled._runner is not None and compiled._runner.recurrent is not None
-    return compiled._runner.recurrent
+    assert compiled.parts[0].runner is not None and compiled.parts[0].runner.recurrent is not None
+    return compiled.parts[0].runner.recurrent
 
 
 # ---------------------------------------------------------------------------------------------------- bits
@@ -210,7 +210,7 @@ def test_a_weight_that_all_steps_share_makes_one_product_of_all_steps() -> None:
         compiled = ffc.compile(function, args, schedule="jacobi", equality=FINE)
         part = system(compiled)
         with torch.no_grad():
-            execution = compiled._runner.begin(tensors(args), compiled.live.weights())  # type: ignore[union-attr]
+            execution = compiled.parts[0].runner.begin(tensors(args), compiled.live.weights())  # type: ignore[union-attr]
             env = part.prepare(execution.env)
             state = part.start_from(execution.init)
             counted.clear()
@@ -228,7 +228,7 @@ def handed_over(function: Any, args: tuple[Any, ...], equality: Any) -> tuple[An
     assert compiled.plan.system is not None
     one = 0.04 * compiled.plan.system.blocks
     compiled.plan = replace(compiled.plan, costs=Costs(step=1.0, sweep=one, certify=one, once=0.0))
-    compiled._runner = Runner(compiled.plan, compiled.proof, compiled.device)
+    compiled.parts[0].runner = Runner(compiled.plan, compiled.proof, compiled.device)
     return compiled.run(*args)
 
 
@@ -525,13 +525,13 @@ def test_operators_give_many_steps_what_they_give_each(name: str, inside: bool) 
     compiled = ffc.compile(function, (x,), schedule="jacobi", equality=FINE)
     part = system(compiled)
     assert part.inside is inside and part.unlifted == []
-    assert compiled.live is not None and compiled._runner is not None
+    assert compiled.live is not None and compiled.parts[0].runner is not None
     with torch.no_grad():
-        execution = compiled._runner.begin([x], compiled.live.weights())
+        execution = compiled.parts[0].runner.begin([x], compiled.live.weights())
         trajectory = tuple(randn(*leaf.shape, seed=3) for leaf in part.start_from(execution.init))
         laid_out = part.start_from(execution.init)
         laid_out[0].copy_(trajectory[0])
         values, _ = part.update(part.prepare(execution.env), laid_out, 0, steps, False)
         for k in range(steps):
-            (alone,) = compiled._runner.one_step(execution, [trajectory[0][k]], k)
+            (alone,) = compiled.parts[0].runner.one_step(execution, [trajectory[0][k]], k)
             torch.testing.assert_close(values[0][k], alone, rtol=1e-5, atol=1e-5)

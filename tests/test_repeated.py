@@ -23,10 +23,10 @@ from ffcompiler.plan import Costs
 from ffcompiler.program import Loop, RepeatedMap
 from ffcompiler.proof import Refusal
 from ffcompiler.runtime.equality import bits, same_bits
+from ffcompiler.runtime.guard import SLACK
 from ffcompiler.runtime.record import Ending, RunRecord
 from ffcompiler.runtime.repeat import StepGuard, estimated_error
 from ffcompiler.runtime.runner import Runner
-from ffcompiler.runtime.solve import SLACK
 from ffcompiler.text import parse
 from ffcompiler.verify import verify
 
@@ -386,7 +386,7 @@ WORLDS = [
 def guarded(costs: Costs, function: Function, x: Any) -> tuple[Any, RunRecord]:
     compiled = ffc.compile(function, (x,), schedule="jacobi")
     compiled.plan = replace(compiled.plan, costs=costs)
-    compiled._runner = Runner(compiled.plan, compiled.proof, compiled.device)
+    compiled.parts[0].runner = Runner(compiled.plan, compiled.proof, compiled.device)
     return compiled.run(x)
 
 

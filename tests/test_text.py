@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plans import ALL, MADE, MADE_LOOP, NO_PROGRAM, RECURRENCE
+from plans import ALL, MADE, MADE_LOOP, NO_PROGRAM, RECURRENCE, SECOND, TWO_PARTS
 from strategies import plans, tables
 
 from ffcompiler.errors import InvalidPlanError
@@ -113,6 +114,44 @@ def test_text_that_is_no_plan_is_refused_with_its_line(old: str, new: str, line:
         parse(text.replace(old, new, 1))
     assert str(caught.value).startswith(f"line {line}: ")
     assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "why"),
+    [
+        ("part 2 of 2", "part 3 of 2", 70, "expected '==== part 2 of 2 ===='"),
+        ("part 2 of 2", "part 2 of 3", 70, "expected '==== part 2 of 2 ===='"),
+        ("part 2 of 2 ====", "part 2 of 2 ====\n==== part 3 of 3 ====", 70, "expected '==== part 2 of 3 ===='"),
+        ("==== part 2 of 2 ====", "", 72, "section that is not there yet"),
+        ("device      cpu\nwhy         no", "why         no", 72, "there is no section 'device'"),
+        ("aten.mm.default(h, i1)", "aten.mm.default(h, i1", 109, "not the text of a plan"),
+        ("==== part 2 of 2 ====", "==== part 2 of 2 ====\n    1", 73, "section that is not there yet"),
+    ],
+)
+def test_text_of_several_parts_is_refused_with_its_line_in_the_whole(old: str, new: str, line: int, why: str) -> None:
+    text = str(TWO_PARTS)
+    assert old in text
+    with pytest.raises(InvalidPlanError) as caught:
+        parse(text.replace(old, new, 1))
+    assert str(caught.value).startswith(f"line {line}: ")
+    assert why in str(caught.value)
+
+
+def test_nothing_and_a_part_with_nothing_in_it_are_no_plan() -> None:
+    for text in ("", "\n  \n", "==== part 2 of 2 ====", f"{SECOND}\n==== part 2 of 2 ====\n"):
+        assert "expected a section" in fault_of(text)
+
+
+def test_each_part_reads_back_alone() -> None:
+    first, second = str(TWO_PARTS).split("\n\n==== part 2 of 2 ====\n\n")
+    assert same(parse(first), replace(TWO_PARTS, rest=None)) and same(parse(second), SECOND)
+
+
+@settings(max_examples=50)
+@given(st.lists(plans, min_size=2, max_size=4))
+def test_any_parts_read_back_equal(parts: list[Plan]) -> None:
+    plan = reduce(lambda rest, part: replace(part, rest=rest), reversed(parts))
+    assert same(parse(str(plan)), plan)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["", "(", ")", "'", "\n", "\0", "=", "x", "#", "é", " " * 4]))

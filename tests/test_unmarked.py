@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from unmarked import ALL, Program, T, cell, masked, randn
 import ffcompiler as ffc
 from ffcompiler.capture import capture
 from ffcompiler.capture.repeats import Footprints
+from ffcompiler.plan import Method, Schedule
 from ffcompiler.program import ArrayLoop, Loop, Recurrence, RepeatedMap
 from ffcompiler.trees import flatten
 
@@ -330,3 +332,27 @@ def test_repetitions_are_found(keys: str, expected: tuple[int, int, int]) -> Non
     prints._places[()] = 0
     best = prints.repeats()[0]
     assert (best.start, best.period, best.count) == expected
+
+
+def test_a_tensor_written_in_place_is_not_taken_for_a_per_step_input() -> None:
+    """The list holds one tensor several times, so that its last entries change with every step.
+
+    On the example all entries are rounded to the same value: only other inputs show the difference.
+    """
+    start = torch.zeros(1, 3)
+
+    def function(x: Tensor, h: Tensor) -> Tensor:
+        state, past = h.clone(), [start, start]
+        for t in range(8):
+            state *= 0.5
+            state += past[-2].round() + torch.minimum(x[:, t], state)
+            past.append(state)
+        return state
+
+    args = (randn(1, 8, 3) * 1e-3, randn(1, 3, seed=1) * 1e-3)
+    compiled = ffc.compile(function, args, equality=ffc.tolerance(1e-6, 1e-6))
+    others = (randn(1, 8, 3, seed=2) + 2, randn(1, 3, seed=3) * 3)
+    plan = replace(compiled.plan, costs=None, schedule=Schedule(Method.JACOBI))
+    if plan.program is not None and plan.refusal is None:
+        compiled = ffc.Compiled(plan, compiled.proofs, compiled.prove, compiled.live)
+    torch.testing.assert_close(compiled(*others), function(*others), rtol=1e-5, atol=1e-5)

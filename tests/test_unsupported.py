@@ -66,9 +66,9 @@ def step_obstacle(what: str, where: str, advice: str) -> Callable[[Callable[[int
     return add
 
 
-@step_obstacle("becomes a Python number", "if x.sum() > 3:  # data", "torch.where")
+@step_obstacle("differs from the first step: the test at", "if u[0, i] > 0:  # data", "torch.where")
 def branch_on_data(i: int, x: Tensor, u: Tensor) -> Tensor:
-    if x.sum() > 3:  # data
+    if u[0, i] > 0:  # data
         return written(x, i, u[:, i])
     return written(x, i, (x @ LOWER + u)[:, i])
 
@@ -145,10 +145,10 @@ def a_log_on_the_side(i: int, x: Tensor, u: Tensor) -> Tensor:
     return written(x, i, (x @ LOWER + u)[:, i])
 
 
-@obstacle("becomes a Python number", "while x.abs().sum() < 30:", "keep the decision in tensors")
+@obstacle("becomes a Python number", "for _ in range(int(x.abs().sum())):", "keep the decision in tensors")
 def a_trip_count_that_depends_on_data(u: Tensor) -> Tensor:
     x = ffc.fori_loop(0, 6, lambda i, x: written(x, i, (x @ LOWER + u)[:, i]), torch.zeros_like(u))
-    while x.abs().sum() < 30:
+    for _ in range(int(x.abs().sum())):
         x = x + 1
     return x
 

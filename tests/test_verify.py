@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from broken_plans import BROKEN, in_graph, in_shared, in_tail
+from broken_plans import BROKEN, followed_by, in_graph, in_shared, in_tail, row_of
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import ALL, MADE, MADE_LOOP, f32
+from plans import ALL, MADE, MADE_LOOP, SECOND, TWO_PARTS, f32
 
 from ffcompiler.errors import InvalidPlanError
-from ffcompiler.plan import Plan
+from ffcompiler.plan import Method, Plan, Schedule
 from ffcompiler.program import Axis, Region
 from ffcompiler.rules_loop import _overlap
+from ffcompiler.rules_parts import MAX_PARTS
 from ffcompiler.verify import RULES, verify
 
 
@@ -34,6 +35,34 @@ def test_a_broken_plan_fails_by_its_rule(rule: str, broken: Callable[[], Plan]) 
 def test_every_rule_has_a_broken_plan_and_a_docstring() -> None:
     assert {rule.__name__ for rule in RULES} == {rule for rule, _ in BROKEN}
     assert all(rule.__doc__ for rule in RULES)
+
+
+def test_a_fault_of_several_parts_says_in_which_one_it_is() -> None:
+    with pytest.raises(InvalidPlanError, match=r"^schedule_has_its_block: in part 2 of 2: "):
+        verify(followed_by(schedule=Schedule(Method.SLIDING)))
+    with pytest.raises(InvalidPlanError, match=r"^parts_agree: in part 1 of 2: .*'cpu'.*'cuda'"):
+        verify(followed_by(device="cuda"))
+
+
+def test_parts_are_numbered_from_the_first_on() -> None:
+    assert TWO_PARTS.parts == (TWO_PARTS, SECOND)
+    assert SECOND.parts == (SECOND,)
+
+
+def test_as_many_parts_as_are_allowed_pass() -> None:
+    plan = row_of(MAX_PARTS)
+    assert len(plan.parts) == MAX_PARTS
+    assert verify(plan) is plan
+
+
+def test_strides_of_what_is_handed_on_may_differ() -> None:
+    """Those of a result are not recorded either."""
+    assert SECOND.program is not None
+    first, last = SECOND.program.signature.leaves
+    leaf = replace(first, type=f32(4, 12, stride=(1, 4)))
+    signature = replace(SECOND.program.signature, leaves=(leaf, last))
+    plan = followed_by(program=replace(SECOND.program, signature=signature))
+    assert verify(plan) is plan
 
 
 def test_a_fault_shows_its_neighbourhood(golden: Callable[[str], None]) -> None:

@@ -262,8 +262,8 @@ def test_a_workspace_is_used_again_and_carries_nothing_over() -> None:
     first = compiled(*args)
     assert_same(compiled(*other), function(*other))
     assert_same(compiled(*args), first)
-    assert compiled._runner is not None and compiled._runner.system is not None
-    assert len(compiled._runner.system.windowed._pool) == 1  # type: ignore[union-attr]
+    assert compiled.parts[0].runner is not None and compiled.parts[0].runner.system is not None
+    assert len(compiled.parts[0].runner.system.windowed._pool) == 1  # type: ignore[union-attr]
 
 
 def test_results_do_not_share_memory_with_the_workspace() -> None:
@@ -310,7 +310,7 @@ def test_a_workspace_is_taken_by_one_thread_only() -> None:
     function, args = SYSTEMS["raster_2d"].make()
     compiled = bold(ffc.compile(function, args, schedule="sliding(5)+windows"))
     compiled(*args)
-    windowed = compiled._runner.system.windowed  # type: ignore[union-attr]
+    windowed = compiled.parts[0].runner.system.windowed  # type: ignore[union-attr]
     assert windowed is not None and len(windowed._pool) == 1
 
     class Slow(list[Any]):

@@ -124,7 +124,7 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for k in range(pairs):
         for name, call in variants.items():
-            seconds[name].append(_seconds(call, device))
+            seconds[name].append(seconds_of(call, device))
         if progress is not None:
             progress("pairs", k + 1, pairs)
     return Measurement(seconds, load_between(before, moment()), torch.get_num_threads())
@@ -139,7 +139,8 @@ def load_between(before: Moment, after: Moment) -> Load:
     )
 
 
-def _seconds(call: Variant, device: torch.device) -> float:
+def seconds_of(call: Variant, device: torch.device) -> float:
+    """Seconds of one call, with what it left to the device."""
     _finish(device)
     started = time.perf_counter()
     call()

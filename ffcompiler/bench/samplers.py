@@ -170,7 +170,7 @@ def _run(
 ) -> Report:
     author, folded = _sampler(subject, model), _sampler(subject, fold_masks(model))
     started = time.perf_counter()
-    auto = compile_function(author, (noise,), progress=progress)
+    auto = compile_function(author, (noise,), cache=False, progress=progress)
     compile_seconds = time.perf_counter() - started
     solved = {
         JACOBI: with_schedule(auto, Schedule(Method.JACOBI)),
@@ -215,7 +215,7 @@ def _sampler(subject: Subject, model: nn.Module) -> Callable[[Tensor], Tensor]:
 def with_schedule(compiled: Compiled, schedule: Schedule, guarded: bool = True) -> Compiled:
     """The same plan with another schedule, without compiling again; without costs there is no guard."""
     plan = replace(compiled.plan, schedule=schedule, costs=compiled.plan.costs if guarded else None)
-    return Compiled(plan, compiled.proof, compiled.prove, compiled.live)
+    return Compiled(plan, compiled.proofs, compiled.prove, compiled.live)
 
 
 def sweeps_alone(compiled: Compiled, noise: Tensor, record: RunRecord) -> Callable[[], None]:

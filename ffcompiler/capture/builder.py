@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +12,15 @@ from torch import Tensor
 from ..calls import PLAIN
 from ..errors import CaptureError
 from ..graph import EMPTY_GRAPH, Graph, Ref, TensorType, Value
-from ..program import Chain, DrawPlace, Leaf, Loop, PerStep, Program, Result, Signature, Weight, WeightKind
+from ..program import Chain, Check, DrawPlace, Leaf, Loop, PerStep, Program, Result, Signature, Weight, WeightKind
 from ..trees import flatten
 from .captured import Place
 from .facts import tensor_type
 from .freeze import Freezer
-from .functional import Drawn, Functional, Key, LiteralKey, Tables
+from .functional import Drawn, Functional, Key, LiteralKey, Tables, Test
+from .hoisted import hoisted
 from .noise import Noise
-from .overwrites import freeze_overwrites, joined, take_overwrites
+from .overwrites import freeze_overwrites, joined, take_overwrites, trimmed
 from .record import Carried, Collected, Each, Made, Outside, Segment, Token
 from .run import Run
 from .surroundings import View
@@ -30,17 +32,19 @@ class Builder:
 
     run: Run
     signature: Signature
-    arguments: list[Tensor]
+    given: dict[Outside, Tensor]  # the arguments, in order
+    label: str  # of results
     view: View
     tables: Tables = field(default_factory=Tables)
     weights: dict[Any, Weight] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
     values: dict[Any, Tensor] = field(default_factory=dict)
     known: dict[Key, tuple[str, Tensor]] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
     noise: Noise = field(init=False)
 
     def program(self) -> Program:
-        self.known = {Outside(i): (f"a{i}", t) for i, t in enumerate(self.arguments)}
+        self.known = {outside: (f"a{i}", t) for i, (outside, t) in enumerate(self.given.items())}
         run, template = self.run, self.run.steps.template
         assert template is not None
         self.noise = Noise(self._device().type)
@@ -49,7 +53,7 @@ class Builder:
         self.noise.add(run.epilogue, [(n,) for n in run.epilogue.numbers], DrawPlace.AFTER)
         written = {Outside(handle): line for handle, line in sorted(run.recorder.overwritten.items())}
         body = self._functional(template, run.steps.columns(), tuple(written))
-        overwriting = take_overwrites(body, written, frozenset(map(Outside, (*range(len(self.arguments)), *run.made))))
+        overwriting = take_overwrites(body, written, frozenset((*self.given, *map(Outside, run.made))))
         epilogue = self._functional(run.epilogue, [(n,) for n in run.epilogue.numbers])
         read = (*body.inputs, *epilogue.inputs, *run.init, *run.stacks, *run.epilogue.results)
         used = [t for t in read if isinstance(t, Outside)]
@@ -64,7 +68,9 @@ class Builder:
         self.known |= overwrites.after
         stacks = [one.expand(run.hi - run.lo, *one.shape).contiguous() for one in left[len(carry) :]]
         self.known |= {Collected(i): (f"y{i}", stack) for i, stack in enumerate(stacks)}
+        self._check(body.tests, [Ref(f"y{i}") for i in range(len(stacks))])
         epilogue_graph, _ = self._freeze("e", epilogue, run.final)
+        self._check(epilogue.tests, epilogue_graph.outputs)
         loop = Loop(
             run.lo,
             run.hi,
@@ -78,20 +84,29 @@ class Builder:
         )
         result = self._result(epilogue_graph)
         weights = tuple(sorted(self.weights.values(), key=lambda w: int(w.name[1:])))
-        draws = tuple(self.noise.draws)
-        return Program(self.signature, weights, prologue_graph, loop, epilogue_graph, result, overwrites.writes, draws)
+        draws, checks = tuple(self.noise.draws), tuple(self.checks)
+        writes = overwrites.writes
+        made = Program(self.signature, weights, prologue_graph, loop, epilogue_graph, result, writes, draws, checks)
+        return hoisted(made)
 
     def straight(self) -> Program:
         """The program of a run without a loop: all of it is the epilogue of a chain without blocks."""
-        self.known = {Outside(i): (f"a{i}", t) for i, t in enumerate(self.arguments)}
+        self.known = {outside: (f"a{i}", t) for i, (outside, t) in enumerate(self.given.items())}
         columns: list[tuple[int | float, ...]] = [(n,) for n in self.run.epilogue.numbers]
         self.noise = Noise(self._device().type)
         self.noise.add(self.run.epilogue, columns, DrawPlace.BEFORE)
-        graph, _ = self._freeze("n", self._functional(self.run.epilogue, columns), ())
+        functional = self._functional(self.run.epilogue, columns)
+        graph, _ = self._freeze("n", functional, ())
+        self._check(functional.tests, graph.outputs)
         result = self._result(graph)
         weights = tuple(sorted(self.weights.values(), key=lambda w: int(w.name[1:])))
         draws = tuple(self.noise.draws)
-        return Program(self.signature, weights, EMPTY_GRAPH, Chain(), graph, result, (), draws)
+        return Program(self.signature, weights, EMPTY_GRAPH, Chain(), graph, result, (), draws, tuple(self.checks))
+
+    def _check(self, tests: Sequence[Test], outputs: Sequence[Ref]) -> None:
+        """Note tests on values; what they looked at are the last of the outputs of their graph."""
+        found = outputs[len(outputs) - len(tests) :]
+        self.checks += [Check(ref, test.holds, test.source) for test, ref in zip(tests, found, strict=True)]
 
     def _entry(self, name: str, stack: Outside) -> tuple[str, Tensor]:
         """What the first step is handed of a stack, under its name there."""
@@ -120,7 +135,7 @@ class Builder:
         return found
 
     def _device(self) -> torch.device:
-        return self.arguments[0].device if self.arguments else torch.device("cpu")
+        return next(iter(self.given.values())).device if self.given else torch.device("cpu")
 
     def _functional(
         self, segment: Segment, columns: list[tuple[int | float, ...]], final: tuple[Outside, ...] = ()
@@ -134,11 +149,12 @@ class Builder:
         functional = self._functional(self.run.prologue, [(n,) for n in self.run.prologue.numbers])
         functional.separate()
         graph, values = self._freeze("p", functional, ())
-        by_token = dict(zip(self.run.prologue.results, zip(graph.outputs, values, strict=True), strict=True))
+        self._check(functional.tests, graph.outputs)
+        by_token = dict(zip(self.run.prologue.results, zip(graph.outputs, values, strict=True), strict=False))
         for outside, token in zip(needed, made, strict=True):
             ref, value = by_token[token]
             self.known[outside] = (ref.name, value)
-        return graph
+        return trimmed(graph) if functional.tests else graph
 
     def _freeze(
         self, prefix: str, functional: Functional, state: tuple[Tensor, ...]
@@ -214,7 +230,7 @@ class Builder:
         outputs = iter(epilogue.outputs)
         described = []
         for path, leaf in leaves:
-            label = f"result{path}"
+            label = f"{self.label}{path}"
             if isinstance(leaf, Tensor):
                 ref = next(outputs)
                 described.append(Leaf(label, ref.key, tensor_type(leaf)))

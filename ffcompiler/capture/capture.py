@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import CaptureError
-from ..program import Signature
+from ..program import Leaf, Signature
+from ..randomness import set_states
 from ..trees import flatten, unflatten
 from .arguments import describe_arguments, modes_in
 from .builder import Builder
 from .captured import Captured, Checkpoint, Replay
 from .facts import exact_number
 from .flat import FlatRecorder
-from .record import Recorder
+from .parts import Section
+from .record import OtherwiseError, Outside, Recorder
 from .restore import Kept
-from .rolled import Rolled
 from .run import Run, empty_like_layout
 from .surroundings import look
 from .unmarked import (
@@ -27,7 +28,7 @@ from .unmarked import (
     STRAIGHT,
     FlatRun,
     GrowingLoopError,
-    as_run,
+    as_runs,
     looks,
     record_flat,
     require_same,
@@ -36,8 +37,9 @@ from .unmarked import (
     warm_up,
 )
 
+R = TypeVar("R", Run, FlatRun)
 REPEAT_ALL_BELOW = 10.0
-"""Seconds: a reference faster than this is run whole a second time; of a slower one only a few steps are."""
+"""Seconds: a reference faster than this is run whole a second time; of a slower one, or a layer, a few steps are."""
 
 
 def capture(
@@ -78,76 +80,152 @@ def _capture(
     progress: Callable[[int, int], None] | None,
     share: float,
 ) -> Captured:
-    marked, layer = warm_up(function, call, kept)
+    marked, layers = warm_up(function, call, kept)
     view = look(function)
-    if marked or layer:
-        run = Run(Recorder(tensors, kept.before_write), progress=progress, alone=layer).record(function, *call)
+    signature = replace(signature, modes=modes_in(view))
+    if marked + layers == 1:
+        run = Run(Recorder(tensors, kept.before_write), progress=progress, alone=not marked).record(function, *call)
         keep = frozenset({0, 1, (run.hi - run.lo) // 2, run.hi - run.lo - 1})
         first = _replay(tensors, run)
         second = _second_run(function, call, run, keep)
-        no_loop, small = "", False
+        runs, replays, no_loop, small = [run], [(first, second)], "", False
     else:
-        run, first, second, no_loop, small = _unmarked(function, call, tensors, kept, share)
-    run.recorder.check_unread(kept.moved())
-    builder = Builder(run, replace(signature, modes=modes_in(view)), tensors, view)
-    program = builder.straight() if no_loop else builder.program()
-    rebound, folded, otherwise = builder.rebound(), builder.folded(), run.recorder.otherwise
-    found = Captured(
-        program, builder.places, view.others, (first, second), run.in_place, rebound, folded, run.marked, no_loop
-    )
-    return replace(found, small_loop=small, otherwise=otherwise)
+        runs, replays, no_loop, small = _unmarked(function, call, tensors, kept, share)
+    recorder = runs[0].recorder
+    recorder.check_unread(kept.moved())
+    given = dict(zip(map(Outside, range(len(tensors))), tensors, strict=True))
+    found: Captured | None = None
+    for run, both in reversed(list(zip(runs, replays, strict=True))):
+        builder = Builder(
+            run,
+            signature if run is runs[0] else _handed(run),
+            given if run.given is None else run.given,
+            "result" if run is runs[-1] else "handed",
+            view,
+        )
+        found = _captured(builder, both, no_loop, found)
+    assert found is not None
+    otherwise, compiled = recorder.otherwise, recorder.compiled
+    return replace(found, others=view.others, small_loop=small, otherwise=otherwise, compiled=compiled)
+
+
+def _captured(builder: Builder, replays: tuple[Replay, Replay], no_loop: str, rest: Captured | None) -> Captured:
+    program, run = builder.straight() if no_loop else builder.program(), builder.run
+    rebound, folded = builder.rebound(), builder.folded()
+    return Captured(program, builder.places, {}, replays, run.in_place, rebound, folded, run.marked, no_loop, rest=rest)
+
+
+def _handed(run: Run) -> Signature:
+    """The signature of a later part of a function."""
+    assert run.given is not None
+    types = (run.types[outside.handle] for outside in run.given)
+    leaves = tuple(Leaf(f"handed[{i}]", f"a{i}", kind) for i, kind in enumerate(types))
+    return Signature(leaves, flatten(tuple(run.given.values()))[1])
 
 
 def _unmarked(
     function: Callable[..., Any], call: Any, tensors: list[Tensor], kept: Kept, share: float
-) -> tuple[Run, Replay, Replay, str, bool]:
-    """The loop that was found in a recorded run, or all of it, what two more runs do, why there is no loop, or is."""
+) -> tuple[list[Run], list[tuple[Replay, Replay]], str, bool]:
+    """The parts of a recorded run, what two more runs do in each, why there is no loop, or is."""
     once = record_flat(function, call, FlatRecorder(tensors, kept.before_write))
-    rolled, why, small = _loop_in(once, share)
-    again = record_flat(function, call, FlatRecorder(tensors, kept.before_write, looks(rolled)))
+    cut, why, small = _loops_in(once, share, len(tensors))
+    again = _recorded_again(function, call, once, lambda: FlatRecorder(tensors, kept.before_write, looks(cut)))
     require_same(once, again, "in another run")
-    others, other_call = _others(call)
-    second = record_flat(function, other_call, FlatRecorder(others, kept.before_write, looks(rolled)))
+
+    def once_more(others: list[Tensor], other_call: Any) -> FlatRun:
+        recorder = FlatRecorder(others, kept.before_write, looks(cut))
+        recorder.expected = once.segment.tests
+        return record_flat(function, other_call, recorder)
+
+    second, others = _with_other_inputs(call, once_more)
     require_same(once, second, "with other inputs")
-    if rolled is None:
+    if not cut:
         run = straight(again, why)
-        return run, _replay(tensors, run), _replay(others, straight(second, why)), why, small
-    run = as_run(again, rolled)
-    return run, _replay(tensors, run), _replay(others, as_run(second, rolled)), "", False
+        return [run], [(_replay(tensors, run), _replay(others, straight(second, why)))], why, small
+    runs = as_runs(again, cut)
+    both = zip(runs, as_runs(second, cut), strict=True)
+    return runs, [(_replay(tensors, a), _replay(others, b)) for a, b in both], "", False
 
 
-def _loop_in(run: FlatRun, share: float) -> tuple[Rolled | None, str, bool]:
-    """The loop of a recorded run if it makes enough of its calls; else why not, and whether there is a smaller one.
+def _loops_in(run: FlatRun, share: float, arguments: int) -> tuple[tuple[Section, ...], str, bool]:
+    """The loops of a recorded run if they make enough of its calls; else why not, and whether there are smaller ones.
 
     Raises: `CaptureError` where all of the run cannot be kept as a graph either.
     """
     try:
-        rolled = rolled_up(run)
+        cut = rolled_up(run, arguments)
     except GrowingLoopError:  # a chain of unlike steps in form only
         raise
     except CaptureError as error:
         straight(run, str(error))
-        return None, str(error), False
-    repeat, calls = rolled.repeat, len(run.segment.calls)
-    if repeat.end - repeat.start >= share * calls or run.recorder.overwritten or calls > STRAIGHT:
-        return rolled, "", False
-    line = run.segment.sources[repeat.start]
-    few = f"the loop of {repeat.count} steps from {line} on makes few of the function's {calls} operator calls"
-    return None, few, True
+        return (), str(error), False
+    repeats, calls = [section.rolled.repeat for section in cut], len(run.segment.calls)
+    made = sum(repeat.end - repeat.start for repeat in repeats)
+    if made >= share * calls or run.recorder.overwritten or calls > STRAIGHT:
+        return cut, "", False
+    line = run.segment.sources[cut[0].call(0)]
+    few = f"the loop of {repeats[0].count} steps from {line} on makes few of the function's {calls} operator calls"
+    return (), few, True
 
 
-def _others(call: Any) -> tuple[list[Tensor], Any]:
+def _recorded_again(
+    function: Callable[..., Any], call: Any, once: FlatRun, make: Callable[[], FlatRecorder]
+) -> FlatRun:
+    """Another run on the example; where a test on random numbers comes out otherwise, with the same ones again."""
+    for states in ({}, once.generators):
+        set_states(states)
+        recorder = make()
+        recorder.expected = once.segment.tests
+        try:
+            return record_flat(function, call, recorder)
+        except OtherwiseError as error:
+            why = error
+    raise why
+
+
+NEARNESS = (1.0, 0.3, 0.03, 1e-3)
+"""Other inputs that are tried, if with the ones before a test on values comes out otherwise: how far away they are."""
+
+
+def _with_other_inputs(call: Any, record: Callable[[list[Tensor], Any], R]) -> tuple[R, list[Tensor]]:
+    """What ``record`` gives for other inputs, with which all tests on values come out as before, and these inputs.
+
+    Raises: `CaptureError` with a test that comes out otherwise for all that are tried.
+    """
+    for far in NEARNESS:
+        tensors, other = _others(call, far)
+        try:
+            made = record(tensors, other)
+        except OtherwiseError as error:
+            why = error
+            continue
+        if far < 1.0 and made.recorder.unseen:  # what comes of it may be the same for inputs that are so near
+            raise CaptureError(
+                f"{why}, with inputs far enough to see what else depends on them\n  Python is given values at "
+                f"{made.recorder.unseen}: keep them in tensors"
+            )
+        return made, tensors
+    raise CaptureError(
+        f"{why}\n  the second run, on other inputs, is to go the same way: whether it does, and how many steps there "
+        "are, must not depend on each change of the inputs"
+    )
+
+
+def _others(call: Any, far: float) -> tuple[list[Tensor], Any]:
     """Other inputs: the tensors, and the call."""
     leaves, tree = flatten(call)
-    other = [other_inputs(leaf) if isinstance(leaf, Tensor) else leaf for _, leaf in leaves]
+    other = [other_inputs(leaf, far) if isinstance(leaf, Tensor) else leaf for _, leaf in leaves]
     return [leaf for leaf in other if isinstance(leaf, Tensor)], unflatten(tree, other)
 
 
 def _second_run(function: Callable[..., Any], call: Any, run: Run, keep: frozenset[int]) -> Replay:
     """Run the function again on other inputs and require the same calls and numbers."""
-    tensors, (args, kwargs) = _others(call)
-    again = Run(Recorder(tensors), first=run, keep=keep, only_kept=not run.complete or run.seconds > REPEAT_ALL_BELOW)
-    again.record(function, args, kwargs)
+    few = not run.complete or run.seconds > REPEAT_ALL_BELOW or run.alone  # steps of layers are ours
+
+    def once_more(others: list[Tensor], other: Any) -> Run:
+        return Run(Recorder(others), first=run, keep=keep, only_kept=few).record(function, *other)
+
+    again, tensors = _with_other_inputs(call, once_more)
     for what, was, now in (("before", run.prologue, again.prologue), ("after", run.epilogue, again.epilogue)):
         if (was.calls, was.results) != (now.calls, now.results) or not _same_numbers(was.numbers, now.numbers):
             raise CaptureError(
@@ -161,11 +239,14 @@ def _same_numbers(was: Sequence[float], now: Sequence[float]) -> bool:
     return list(map(exact_number, was)) == list(map(exact_number, now))
 
 
-def other_inputs(t: Tensor) -> Tensor:
+def other_inputs(t: Tensor, far: float = 1.0) -> Tensor:
     """Other values from the same domain, in the same layout: drawn with replacement from the middle of the elements.
 
-    Sums, counts, extremes and orders all change, so that a value which was baked into a capture shows.
+    Sums, counts, extremes and orders all change, so that a value which was baked into a capture shows. ``far`` less
+    than 1: so much of the way to these, of which whole numbers go none.
     """
+    if far < 1.0:
+        return _between(t, other_inputs(t), far)
     other = empty_like_layout(t)
     if t.numel() == 0 or (not t.dtype.is_floating_point and t.numel() == 1):
         return other.copy_(t)
@@ -177,9 +258,20 @@ def other_inputs(t: Tensor) -> Tensor:
     return other.copy_(ordered[drawn.to(t.device)].reshape(t.shape))
 
 
+def _between(t: Tensor, other: Tensor, far: float) -> Tensor:
+    """``t`` with each finite element moved so much of the way to the one in ``other``."""
+    moved = empty_like_layout(t).copy_(t)
+    if t.dtype.is_floating_point or t.dtype.is_complex:
+        step = (other - t) * far
+        moved.copy_(torch.where(step.isfinite(), t + step, t))
+    return moved
+
+
 def _replay(arguments: list[Tensor], run: Run) -> Replay:
     checkpoints = tuple(Checkpoint(p, before, after) for p, (before, after) in sorted(run.states.items()))
     results = tuple(leaf for _, leaf in flatten(run.result)[0] if isinstance(leaf, Tensor))
     complete = run.complete and not run.only_kept
     init = run.states[0][0] if run.states else ()
-    return Replay(tuple(arguments), init, checkpoints, run.final, results, complete, run.generators)
+    given = arguments if run.given is None else list(run.given.values())
+    left = () if complete else run.left
+    return Replay(tuple(given), init, checkpoints, run.final, results, complete, run.generators, left)

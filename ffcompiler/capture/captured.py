@@ -58,7 +58,14 @@ class Captured:
     marked: bool  # the loop is one of `ffcompiler.loops`, so the function itself can go on from any step
     no_loop: str = ""  # of a program without a loop: why none was found
     small_loop: bool = False  # there is one, of fewer calls than were asked for
+    rest: Captured | None = None  # the loops after this one; the results of this one are its arguments
     otherwise: str = ""  # what in the function was recorded by operators that round otherwise than its own
+    compiled: str = ""  # what in it torch compiles before it runs it, and was recorded as if it did not
+
+    @property
+    def parts(self) -> tuple[Captured, ...]:
+        """This one and those after it, one for each loop."""
+        return (self, *(self.rest.parts if self.rest is not None else ()))
 
     def weights(self, view: View) -> dict[str, Tensor]:
         """The weights as they are in ``view``. Raises `KeyError` with the path of one that is gone."""

@@ -10,7 +10,7 @@ import torch
 from ..graph import TensorType, contiguous
 from .record import TOKENS, Call, Carried, Collected, Made, Number, Outside, Segment, Token
 from .repeats import Repeat
-from .rolled import Earlier, Flat, Leaf, NotRolledError, renamed
+from .rolled import Earlier, Flat, Leaf, NotRolledError, owned, renamed
 
 aten = torch.ops.aten
 
@@ -98,12 +98,12 @@ class Epilogue:
         return Number(len(self.numbers) - 1, False)
 
     def _token(self, token: Token) -> Token:
-        if isinstance(token, Outside):
+        if not owned(token):
             return token
-        assert isinstance(token, Made)
-        if token.call >= self.repeat.end:
+        assert isinstance(token, Outside | Made)
+        if isinstance(token, Made) and token.call >= self.repeat.end:
             return Made(self.moved[token.call], token.output)
-        if token.call < self.repeat.start:
+        if isinstance(token, Outside) or token.call < self.repeat.start:
             key = (None, token)
             if key in self.of.leaves:
                 return Carried(list(self.of.leaves).index(key))

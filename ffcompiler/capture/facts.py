@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,20 +29,30 @@ def exact_number(value: int | float) -> Hashable:
 
 
 def tensor_type(t: Tensor) -> TensorType:
-    return TensorType(str(t.dtype).removeprefix("torch."), tuple(t.shape), tuple(t.stride()))
+    return _type(t.dtype, t.shape, t.stride())
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+@lru_cache(maxsize=4096)
+def _type(dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]) -> TensorType:
+    return TensorType(str(dtype).removeprefix("torch."), tuple(shape), tuple(stride))
+
+
+class Place(NamedTuple):
     """Which memory a tensor shows, and how."""
 
     storage: int
     offset: int
-    type: TensorType
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def type(self) -> TensorType:
+        return _type(self.dtype, self.shape, self.stride)
 
 
 def place_of(t: Tensor) -> Place:
-    return Place(storage_of(t), int(t.storage_offset()), tensor_type(t))
+    return Place(storage_of(t), int(t.storage_offset()), t.dtype, t.shape, t.stride())
 
 
 def storage_of(t: Tensor) -> int:
@@ -55,31 +65,32 @@ def span_of(t: Tensor) -> tuple[int, int]:
     return start, start + t.untyped_storage().nbytes()
 
 
-def tensors_in(tree: Any) -> Iterable[Tensor]:
+def tensors_in(tree: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    _gather(tree, found)
+    return found
+
+
+def _gather(tree: Any, found: list[Tensor]) -> None:
     if isinstance(tree, Tensor):
-        yield tree
+        found.append(tree)
     elif isinstance(tree, list | tuple):
         for item in tree:
-            yield from tensors_in(item)
+            _gather(item, found)
     elif isinstance(tree, dict):
-        yield from tensors_in(list(tree.values()))
+        for item in tree.values():
+            _gather(item, found)
 
 
 def mutated(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors that a call writes, from its schema; of batch norm in training mode its statistics too."""
+    facts = _facts_of(func)
     written: list[Tensor] = []
-    if func in UNDECLARED and args[5]:
+    if facts.undeclared and args[5]:
         written.extend(tensors_in(args[3:5]))
-    for position, name in _written_arguments(func):
+    for position, name in facts.writes:
         written.extend(tensors_in(args[position] if position < len(args) else kwargs.get(name)))
     return written
-
-
-@cache
-def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
-    """Places and names of the arguments that an operator writes."""
-    arguments = enumerate(func._schema.arguments)
-    return tuple((i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
 UNDECLARED = {
@@ -92,28 +103,58 @@ UNDECLARED = {
 
 def leaves_tensors(func: Any, args: Any) -> bool:
     """Whether a call gives a Python value, or a shape, that depends on the elements of its arguments."""
-    tags = _tags(func)
-    if torch.Tag.data_dependent_output in tags:
-        return True
-    if func in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
+    facts = _facts_of(func)
+    if facts.indexes and not facts.gives_values:
         return any(t.dtype in (torch.bool, torch.uint8) for t in tensors_in(args[1]))
-    return torch.Tag.dynamic_output_shape in tags
-
-
-@cache
-def _tags(func: Any) -> frozenset[Any]:
-    return frozenset(func.tags)
+    return facts.gives_values or facts.gives_shapes
 
 
 def draws(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether a call consumes the random generator: by tag, except where its dropout probability is 0."""
-    if torch.Tag.nondeterministic_seeded not in _tags(func):
+    if not _facts_of(func).draws:
         return False
     for position, argument in enumerate(func._schema.arguments):
         if argument.name in ("dropout_p", "dropout"):
             value = args[position] if position < len(args) else kwargs.get(argument.name, argument.default_value)
             return bool(value)
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is known of an operator, whatever it is called with."""
+
+    op: Any
+    writes: tuple[tuple[int, str], ...]  # places and names of arguments
+    undeclared: bool
+    gives_values: bool
+    gives_shapes: bool
+    indexes: bool
+    draws: bool
+
+
+_FACTS: dict[int, _Facts] = {}
+"""By ``id``: operators hash themselves slowly, and every call is asked about. An entry keeps its operator alive."""
+
+
+def _facts_of(op: Any) -> _Facts:
+    known = _FACTS.get(id(op))
+    if known is None:
+        known = _FACTS[id(op)] = _look_up(op)
+    return known
+
+
+def _look_up(op: Any) -> _Facts:
+    arguments = enumerate(op._schema.arguments)
+    return _Facts(
+        op,
+        tuple((i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write),
+        op in UNDECLARED,
+        torch.Tag.data_dependent_output in op.tags,
+        torch.Tag.dynamic_output_shape in op.tags,
+        op in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default),
+        torch.Tag.nondeterministic_seeded in op.tags,
+    )
 
 
 def user_line() -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import CaptureError
+from ..randomness import States, states
 from .facts import mutated, storage_of, user_line
 from .record import Recorder, Token
 from .repeats import Footprints
@@ -28,7 +29,7 @@ class Memory:
         return any(first <= call < end for call in self.writes.get(self.of.get(token, -1), ()))
 
 
-class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
+class FlatRecorder(Recorder):
     """Records a whole run into one segment. ``looks``: before these calls, the tensors that live are copied."""
 
     def __init__(
@@ -41,6 +42,7 @@ class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
         self.memory = Memory()
         self.number_starts = [0]  # how many numbers stand in the segment before each call, and after the last
         self.seen: dict[int, dict[Token, Tensor]] = {}
+        self.generators: dict[int, States] = {}  # at the same calls
         self._looks = frozenset(looks)
         self._storages: dict[int, int] = {}  # storages that live: their numbers
         self._count = 0
@@ -48,18 +50,13 @@ class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
         self.in_loop = True  # where the loop is, is not known yet: `roll` looks at writes into weights
         self.with_sources = False
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "prim":
-            return func(*args, **(kwargs or {}))
-        self.look()
-        return super().__torch_dispatch__(func, types, args, kwargs)
-
     def look(self) -> None:
         """Copy what lives, if that is asked for at this call."""
         call = len(self.segment.calls)
         if call in self._looks and call not in self.seen:
             with _disable_current_modes():
                 self.seen[call] = {token: copied(t) for t, token in self.living()}
+                self.generators[call] = states()
 
     def _note(self, op: Any, args: Any, kwargs: Any, results: tuple[Any, ...], taint: frozenset[int]) -> None:
         super()._note(op, args, kwargs, results, taint)
@@ -108,6 +105,12 @@ class FlatRecorder(Recorder):  # type: ignore[no-untyped-call]
 
 def copied(t: Tensor) -> Tensor:
     """A copy in the same layout, as far as a layout without overlaps has one."""
-    if any(stride == 0 and size > 1 for size, stride in zip(t.shape, t.stride(), strict=True)):
-        return t.detach().clone()
+    if 0 in t.stride() and t.numel():
+        small = t.detach()[tuple(slice(1) if stride == 0 else slice(None) for stride in t.stride())]
+        return copied_densely(small).expand(t.shape)
+    return copied_densely(t)
+
+
+def copied_densely(t: Tensor) -> Tensor:
+    """A copy with the strides of ``t``, of which no two elements overlap."""
     return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t.detach())

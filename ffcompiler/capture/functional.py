@@ -30,6 +30,7 @@ from .record import (
     Number,
     Outside,
     Segment,
+    Tested,
     Token,
 )
 from .views import APART, DEFINED_CREATION, INDEXED, INVERSES, SPLITS, View
@@ -86,6 +87,15 @@ class Drawn:
     call: int
 
 
+@dataclass(frozen=True, slots=True)
+class Test:
+    """A boolean that the segment's function looked at: its value then, and what it was."""
+
+    node: Any
+    holds: bool
+    source: str
+
+
 Key: TypeAlias = Token | LiteralKey | Replaced | Drawn
 """What an input of a graph stands for."""
 
@@ -94,8 +104,9 @@ class Functional:
     """Builds the fx graph of one segment.
 
     ``columns``: for each number of the segment its value at every step (one value for prologue and epilogue).
-    ``shape_of`` gives the shapes of the tensors that the segment is handed. ``final``: tensors from outside whose
-    values at the end of the segment are further outputs of the graph.
+    ``shape_of`` gives the shapes of the tensors that the segment is handed. What its tests looked at are further
+    outputs of the graph, in order; and last the values, at the end of the segment, of the tensors from outside that are
+    ``final``.
     """
 
     def __init__(
@@ -113,6 +124,7 @@ class Functional:
         self.graph = fx.Graph()
         self.inputs: dict[Key, fx.Node] = {}
         self.steps: dict[int, fx.Node] = {}
+        self.tests: list[Test] = []
         self._shape_of_outside = shape_of
         self._aliases: dict[Token, Alias] = {}
         self._roots: dict[Token, tuple[Any, int]] = {}
@@ -127,7 +139,8 @@ class Functional:
             self._source = source
             self._call(position, call)
         results = [r for r in self.segment.results if isinstance(r, TOKENS)]
-        outputs = [self.read(r) for r in (*results, *self.final)]
+        tested = [test.node for test in self.tests]
+        outputs = [*map(self.read, results), *tested, *map(self.read, self.final)]
         self.graph.output(tuple(outputs))
         self.graph.erase_node(self._anchor)
         self.graph.eliminate_dead_code()
@@ -228,6 +241,8 @@ class Functional:
         out = Made(position, 0)
         if call.op is REBIND:
             self._rebind(call)
+        elif isinstance(call.op, Tested):
+            self.tests.append(Test(self.value(call.args[0]), call.op.holds, self._source))
         elif isinstance(call.op, Drawing):
             return  # it comes from outside the graph, where it is read
         elif call.op is aten.lift_fresh.default:

@@ -14,13 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import CaptureError
 from ..loops import drive_loops, scan
 from .facts import user_line
-
-MOST_UNROLLED = 256
-"""Steps of layers that are not the only loop of the function: those of at most one loop are not written out."""
 
 Step = Callable[[Any, Tensor], tuple[Any, Tensor]]
 
@@ -140,17 +138,14 @@ class Watched(TorchFunctionMode):
         if is_layers(func) and not kwargs:
             call = layers_of(args)
             self.loops += call.loops if call is not None else 0
+            with _disable_current_modes():  # it writes nothing that is not its own: nobody has to see its steps
+                return func(*args)
         return func(*args, **(kwargs or {}))
 
 
 def spelled(kind: Callable[..., Any], call: Layers, alone: bool) -> tuple[Tensor, ...]:
-    """The layers as loops: the function's marked one if they are ``alone``. Raises: `CaptureError` if too long."""
+    """The layers as loops: the function's marked one if they are ``alone``, else plain ones."""
     if alone:
         return unrolled(kind, call)
-    if call.loops * len(call.x) > MOST_UNROLLED:
-        raise CaptureError(
-            f"the recurrent layers at {user_line()} are {call.loops} loops of {len(call.x)} steps beside others; one "
-            "loop of a function is compiled\n  compile the layers one by one: one layer, one direction"
-        )
     with drive_loops(None):
         return unrolled(kind, call)

@@ -95,15 +95,15 @@ def freeze_overwrites(overwriting: Overwriting | None, name: Name, device: torch
         if tensor_type(old[1]) != tensor_type(new[1]):
             raise CaptureError(_other_type(line, old[1], new[1]))
         writes.append(Overwrite(old[0], Ref(new[0]), line))
-    return Frozen(_trimmed(graph), tuple(writes), known, after)
+    return Frozen(trimmed(graph), tuple(writes), known, after)
 
 
-def _trimmed(graph: Graph) -> Graph:
-    """``graph`` without the outputs that are inputs: a copy of a weight is that weight."""
+def trimmed(graph: Graph) -> Graph:
+    """``graph`` without the outputs that are inputs, or there twice: a copy of a weight is that weight."""
     own = {node.name for node in graph.nodes}
     read = {ref.name for node in graph.nodes for ref in node.refs()}
     inputs = tuple(value for value in graph.inputs if value.name in read)
-    return Graph(inputs, graph.nodes, tuple(ref for ref in graph.outputs if ref.name in own))
+    return Graph(inputs, graph.nodes, tuple(dict.fromkeys(ref for ref in graph.outputs if ref.name in own)))
 
 
 def joined(first: Graph, then: Graph) -> Graph:

@@ -17,11 +17,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _pop_mode_temporarily
+from torch.utils._python_dispatch import _disable_current_modes, _pop_mode_temporarily
 
 from ..errors import CaptureError
 from ..graph import TensorType
 from ..randomness import fill
+from .dispatch import Dispatching
 from .draws import Drawing, Stream, lift
 from .facts import (
     UNDECLARED,
@@ -122,15 +123,30 @@ class Rebind:
 REBIND = Rebind()
 
 
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """In place of an operator: Python was told whether ``args[0]``, one element, is true; it was as ``holds`` says."""
+
+    holds: bool
+
+    def __str__(self) -> str:
+        return f"a test that came out {self.holds}"
+
+
+class OtherwiseError(CaptureError):
+    """A test on values came out in another way than in the run, or the step, that this one has to be like."""
+
+
 @dataclass(slots=True)
 class Segment:
     calls: list[Call] = field(default_factory=list)
     numbers: list[int | float] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     results: tuple[Hashable, ...] = ()
+    tests: list[bool] = field(default_factory=list)  # how each test on values came out
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(Dispatching):
     """Records every ATen call into the current segment. One per capture; not shared between threads."""
 
     def __init__(self, inputs: Iterable[Tensor], before_write: Callable[[Tensor], None] | None = None) -> None:
@@ -140,7 +156,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.overwritten: dict[int, str] = {}  # handles of the weights that steps write, and where they do
         self.rebound: set[int] = set()  # those of them that take on other memory
         self.otherwise = ""  # what was recorded by operators that round otherwise than the function's own
+        self.compiled = ""  # what was recorded by the operators that torch compiles in it, and from which it runs
         self.segment = Segment()
+        self.expected: Sequence[bool] = ()  # how the tests of this segment came out before
+        self.unseen = ""  # where values went to Python by ways that no operator shows (``tolist``)
         self.stream = Stream()  # of random numbers
         self.tried: set[Hashable] = set()
         self.outside: list[Tensor] = []  # tensors by handle, kept alive so that identity stays meaningful
@@ -151,6 +170,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._alive: dict[int, weakref.ref[Tensor]] = {}  # the same, in the order in which they were made
         self._latest: dict[Place, Token] = {}  # of this segment: what was last made there, though its name may be gone
         self._tenants: Counter[int] = Counter()  # how many of them live in each storage
+        self._lasting: set[int] = set()  # storages of what is outside, which is kept alive
         self._taint: dict[int, frozenset[int]] = {}  # storages that hold something of weights (handles), or of `INPUT`
         self.folded: set[int] = set()  # handles of weights whose values became Python numbers
         self._made: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()  # in any segment
@@ -172,9 +192,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ``collected``: what the steps of the loop left besides, for the segment after it.
         """
         for storage in self._tenants:
-            self._taint.pop(storage, None)
+            self._forget(storage)
         self._let_go()
-        self.segment = Segment()
+        self.segment, self.expected = Segment(), ()
         for leaf, t in enumerate(state):
             self._hold(t, Carried(leaf))
             self._taint[storage_of(t)] = INPUT
@@ -196,6 +216,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._tenants[storage] -= 1
         if self._tenants[storage] == 0:
             del self._tenants[storage]
+            self._forget(storage)
+
+    def _forget(self, storage: int) -> None:
+        """Nobody holds a tensor of this segment there any more: what is outside may still be there."""
+        if storage not in self._lasting:
             self._taint.pop(storage, None)
 
     def _let_go(self) -> None:
@@ -247,8 +272,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func.namespace == "prim":  # a question about a tensor without values, not an operator
             return func(*args, **kwargs)
+        self.look()
         if draws(func, args, kwargs):
             return lift(self, func, args, kwargs)
+        if func is aten._local_scalar_dense.default and args[0].dtype == torch.bool and self.depends_on_inputs(args):
+            return self._test(args[0])
         self._check(func, args, kwargs)
         if func is aten.lift_fresh.default:
             encoded: tuple[Hashable, ...] = (self._literal(args[0]),)
@@ -260,6 +288,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         results = tuple(out) if isinstance(out, tuple | list) else (out,)
         self._note(func, encoded, encoded_kwargs, results, taint)
         return out
+
+    def look(self) -> None:
+        """Before each call."""
 
     def draw(self, op: str, out: Tensor, numbers: Sequence[int | float]) -> Tensor:
         """Fresh numbers in ``out``, as a call of `Drawing` in the segment."""
@@ -281,12 +312,39 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with _pop_mode_temporarily():
             return self.__torch_dispatch__(op, (), args, kwargs)
 
+    def note_compiled(self, what: str) -> None:
+        """``what`` is recorded by the operators that it is compiled to, and may run otherwise."""
+        self.compiled = self.compiled or what
+
     def _note(self, op: Any, args: Any, kwargs: Any, results: tuple[Any, ...], taint: frozenset[int]) -> None:
         """Add a call, its arguments encoded already, with what it has given."""
         outputs = tuple(tensor_type(r) if isinstance(r, Tensor) else None for r in results)
         self.segment.calls.append(Call(op, args, kwargs, outputs))
         self.segment.sources.append(user_line() if self.with_sources else "")
         self._admit(results, taint)
+
+    def depends_on_inputs(self, arguments: Any) -> bool:
+        """Whether some of these values depend on arguments, on the state, or on random numbers."""
+        return bool(self._taint_of(arguments) & INPUT)
+
+    def _test(self, t: Tensor) -> bool:
+        """The truth of a boolean that depends on inputs: the way that the function goes from here on rests on it."""
+        if self.otherwise or self.compiled:
+            raise CaptureError(
+                f"a test on values at {user_line()} may read what {self.otherwise or self.compiled} gives, which is "
+                "recorded by operators that may round otherwise\n  test before it, or compile it alone"
+            )
+        seen = len(self.segment.tests)
+        expected = self.expected[seen] if seen < len(self.expected) else None
+        if isinstance(t, FakeTensor):  # of a step that is like the others, or else is refused for that
+            holds = bool(expected)
+        else:
+            holds = bool(t)
+        if expected is not None and holds != expected:
+            raise OtherwiseError(f"the test at {user_line()} was {expected} before and is {holds} now")
+        self.segment.tests.append(holds)
+        self._note(Tested(holds), (self._encode(t),), (), (), frozenset())
+        return holds
 
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
         self._check_leaving(func, args, kwargs)
@@ -301,8 +359,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise CaptureError(
                 f"a tensor's value becomes a Python number or a shape at {user_line()} ({func}), and it depends on the "
                 "inputs\n"
-                "  a branch or an index taken from it would be baked into the compiled program\n"
-                "  keep the decision in tensors (torch.where), or compute it before calling the function"
+                "  an index or a number taken from it would be baked into the compiled program\n"
+                "  keep the decision in tensors (torch.where), or compute it before calling the function; a test of it "
+                "(if x.any():) can be compiled"
                 + ("\n  torch.distributions checks its arguments there: give it validate_args=False" * validates())
             )
 
@@ -338,8 +397,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not isinstance(r, Tensor):
                 continue
             if id(r) not in self._local and id(r) not in self._global:  # else it is the written, or an own, argument
-                self._hold(r, Made(call, output))
-                self._latest[place_of(r)] = Made(call, output)
+                made = Made(call, output)
+                self._hold(r, made)
+                self._latest[place_of(r)] = made
                 self._made[id(r)] = r
             if taint:
                 storage = storage_of(r)
@@ -349,7 +409,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What values depend on: handles of weights, or `INPUT`."""
         found: frozenset[int] = frozenset()
         for t in tensors_in(arguments):
-            found = _joined(found, self._taint.get(storage_of(t), frozenset()))
+            held = self._taint.get(storage_of(t))
+            if held:
+                found = _joined(found, held) if found else held
         return found
 
     def _encode(self, value: Any) -> Hashable:
@@ -467,6 +529,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _add_outside(self, t: Tensor) -> Outside:
         self.outside.append(t)
+        self._lasting.add(storage_of(t))
         return Outside(len(self.outside) - 1)
 
 

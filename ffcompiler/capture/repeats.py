@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -62,12 +62,14 @@ class Footprints:
         self.numbers.append(self._known.setdefault((op, place), len(self._known)))
         return self._lines[place]
 
-    def repeats(self) -> list[Repeat]:
-        """Possible loops: those of most calls first, of those with as many the shortest iterations first."""
-        keys = np.array(self.numbers, dtype=np.int64)
-        found = {r for period in _periods(keys, self._jumps()) for r in _runs(keys, period)}
+    def repeats(self, begin: int = 0, end: int | None = None) -> list[Repeat]:
+        """Possible loops among the calls ``begin .. end - 1``: most calls first, then the shortest steps."""
+        end = len(self.numbers) if end is None else end
+        keys = np.array(self.numbers[begin:end], dtype=np.int64)
+        periods = _periods(keys, self._jumps(begin + 1, end))
+        found = {replace(r, start=r.start + begin) for period in periods for r in _runs(keys, period)}
         ordered = sorted(found, key=lambda r: (-r.period * r.count, r.period, r.start))
-        return list(dict.fromkeys(self._from_its_beginning(r) for r in ordered))
+        return list(dict.fromkeys(self._from_its_beginning(r, end) for r in ordered))
 
     def _jumps(self, first: int = 1, end: int | None = None) -> list[tuple[int, int, int]]:
         """(depth, instruction, call) for each of some calls before which the execution jumped backwards."""
@@ -80,19 +82,19 @@ class Footprints:
                 found.append((*jump, call))
         return found
 
-    def _from_its_beginning(self, repeat: Repeat) -> Repeat:
+    def _from_its_beginning(self, repeat: Repeat, end: int) -> Repeat:
         """The same loop, from the first call of an iteration of the user's code on."""
         inside = self._jumps(repeat.start + 1, repeat.start + repeat.period + 1)
         if not inside:
             return repeat
         offset = (min(inside)[2] - repeat.start) % repeat.period
-        count = (self._length(repeat) - offset) // repeat.period
+        count = (self._length(repeat, end) - offset) // repeat.period
         return repeat if count < LEAST else Repeat(repeat.start + offset, repeat.period, count)
 
-    def _length(self, repeat: Repeat) -> int:
-        """How many calls from the start of ``repeat`` on go on like it."""
-        keys = np.array(self.numbers, dtype=np.int64)
-        same = keys[repeat.start : -repeat.period] == keys[repeat.start + repeat.period :]
+    def _length(self, repeat: Repeat, end: int) -> int:
+        """How many calls from the start of ``repeat`` on, and before ``end``, go on like it."""
+        keys = np.array(self.numbers[repeat.start : end], dtype=np.int64)
+        same = keys[: -repeat.period] == keys[repeat.period :]
         different = np.flatnonzero(~same)
         return (int(different[0]) if len(different) else len(same)) + repeat.period
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
+from .dispatch import Dispatching
 from .facts import mutated, place_of
 
 
@@ -43,7 +44,7 @@ class Kept:
                 t.data = self._memory[id(t)]
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch(Dispatching):
     """Tells ``kept`` of every write, where nothing is recorded yet."""
 
     def __init__(self, kept: Kept) -> None:

@@ -23,6 +23,7 @@ from .epilogue import Epilogue
 from .record import TOKENS, Call, Carried, Collected, Each, Made, Number, Outside, Segment, Token
 from .repeats import Repeat
 from .rolled import (
+    NEW_HANDLES,
     Earlier,
     Flat,
     GrowsError,
@@ -34,6 +35,7 @@ from .rolled import (
     Step,
     difference,
     growth,
+    owned,
     renamed,
 )
 from .unify import Steps
@@ -43,8 +45,6 @@ MOST_STACKED = 4096
 """Per-step inputs of longer loops must be slices of one tensor."""
 FARTHEST = 8
 """A step may read what up to this many steps before it computed."""
-NEW_HANDLES = 1_000_000_000
-"""Handles of values that the prologue made, apart from those of the recording; `flat` numbers them anew."""
 
 
 def roll(flat: Flat, repeat: Repeat, overwritten: Mapping[int, str]) -> Rolled:
@@ -52,11 +52,21 @@ def roll(flat: Flat, repeat: Repeat, overwritten: Mapping[int, str]) -> Rolled:
     return _Roll(flat, repeat, overwritten).rolled()
 
 
+def alike(flat: Flat, repeat: Repeat) -> bool:
+    """Whether these calls are the steps of one loop, whatever comes after it."""
+    try:
+        _Roll(flat, repeat, {}, trial=True).columns()
+    except NotRolledError:
+        return False
+    return True
+
+
 @dataclass(slots=True)
 class _Roll:
     flat: Flat
     repeat: Repeat
     overwritten: Mapping[int, str]
+    trial: bool = False  # only to see whether it is a loop
     prologue: list[Call] = field(init=False)
     sources: list[str] = field(init=False)
     handles: dict[Token, Outside] = field(init=False, default_factory=dict)  # of the prologue's values
@@ -77,11 +87,7 @@ class _Roll:
     # ------------------------------------------------------------------------------------------ the loop
 
     def rolled(self) -> Rolled:
-        self._check_weights()
-        template, columns = self._columns()
-        places = [self._classified(column) for column in columns]
-        self._check_memory(columns)
-        self._check_beginnings()
+        template, places = self.columns()
         epilogue = Epilogue(self).segment()
         segment = self._template(template, places)
         numbers = self.flat.segment.numbers
@@ -100,6 +106,15 @@ class _Roll:
             self.overwritten,
             tuple(self.leaves.values()),
         )
+
+    def columns(self) -> tuple[Step, list[Token]]:
+        """A step, and what it reads in each place for something from outside itself."""
+        self._check_weights()
+        template, columns = self._columns()
+        places = [self._classified(column) for column in columns]
+        self._check_memory(columns)
+        self._check_beginnings()
+        return template, places
 
     def _columns(self) -> tuple[Step, list[list[Slot]]]:
         """The calls of a step, and for each thing that it reads from outside what that is in every step."""
@@ -190,7 +205,7 @@ class _Roll:
             raise NotRolledError("a value is handed on by some steps and not by others")
         tokens = [slot for slot in column if not isinstance(slot, Earlier)]
         if all(token == last for token in tokens):
-            if isinstance(last, Made) and self.written(last):
+            if owned(last) and self.written(last):
                 return self._leaf((None, last), Leaf((last,), None))
             return self.outside(last)
         return self._per_step(tokens)
@@ -246,6 +261,8 @@ class _Roll:
     def _per_step(self, tokens: Sequence[Token]) -> Token:
         if any(isinstance(t, Outside) and t.handle in self.overwritten for t in tokens):
             raise NotRolledError("steps write into different weights")
+        if any(self.written(t) for t in tokens):  # its value in a step is not the one from before the loop
+            raise NotRolledError("a tensor that steps write in place is read by some steps, and others in its place")
         return self._select(tokens) or self._stack(tokens)
 
     def _select(self, tokens: Sequence[Token]) -> Token | None:
@@ -272,20 +289,23 @@ class _Roll:
 
     def _stack(self, tokens: Sequence[Token]) -> Each:
         key = tuple(tokens)
-        if key in self.stacked:
-            return self.stacked[key]
+        if key not in self.stacked:
+            self.stacks.append(self.flat.join(tokens) or self._stacked(tokens))
+            self.stacked[key] = Each(len(self.stacks) - 1)
+        return self.stacked[key]
+
+    def _stacked(self, tokens: Sequence[Token]) -> Outside:
+        """The values of all steps as one tensor, which the prologue makes."""
         kinds = [self.flat.type(token) for token in tokens]
         if len({(kind.dtype, kind.shape) for kind in kinds}) != 1:
             raise NotRolledError("steps read values of different shapes")
-        if len(tokens) > MOST_STACKED:
+        if len(tokens) > MOST_STACKED and not self.trial:
             raise NotRolledError(f"each of {len(tokens)} steps reads another tensor, and these are not slices of one")
         shape = (len(tokens), *kinds[0].shape)
         kind = TensorType(kinds[0].dtype, shape, contiguous(shape))
         self.prologue.append(Call(aten.stack.default, (tuple(tokens),), (), (kind,)))
         self.sources.append(self.flat.segment.sources[self.repeat.start])
-        self.stacks.append(self._add(Made(len(self.prologue) - 1, 0), kind))
-        self.stacked[key] = Each(len(self.stacks) - 1)
-        return self.stacked[key]
+        return self._add(Made(len(self.prologue) - 1, 0), kind)
 
     # ------------------------------------------------------------------------------------------ memory
 

@@ -21,14 +21,35 @@ class GrowsError(NotRolledError):
     """The steps would be alike, but for the shapes of what they compute; which, and how."""
 
 
+NEW_HANDLES = 1_000_000_000
+"""Handles from here on are of values that the prologue made, apart from those of the recording."""
+HANDED = 2_000_000_000
+"""Handles from here on are of values that an earlier part of the function made (`parts.py`)."""
+
+
+def owned(token: Hashable) -> bool:
+    """Whether the function made this tensor itself, so that its loops may write into it."""
+    return isinstance(token, Made) or (isinstance(token, Outside) and token.handle >= HANDED)
+
+
+def _none(tokens: Sequence[Token]) -> Outside | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """What is known of a recorded run. ``type_of`` gives the type of what is outside by handle."""
+    """What is known of a recorded run, or of a part of one. ``type_of`` gives the type of what is outside by handle.
+
+    ``join`` gives the stack of values that an earlier part made, if it made all of them.
+    ``arguments``: how many handles, the first ones, are of the function's arguments.
+    """
 
     segment: Segment
     number_starts: Sequence[int]
     memory: Memory
     type_of: Callable[[int], TensorType]
+    join: Callable[[Sequence[Token]], Outside | None] = _none
+    arguments: int = 0
 
     def type(self, token: Token) -> TensorType:
         """The type of a tensor of the recording."""

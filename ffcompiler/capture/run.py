@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -21,7 +21,8 @@ from ..trees import flatten, unflatten
 from .draws import unvalidated
 from .facts import tensor_type, user_line
 from .noise import drawn_anew
-from .record import Made, Outside, Recorder, Segment, Token
+from .record import Made, OtherwiseError, Outside, Recorder, Segment, Token
+from .scans import scans_as_loops
 from .spelling import Spelled
 from .unify import Steps
 
@@ -60,15 +61,19 @@ class Run:
     types: dict[int, TensorType] = field(default_factory=dict)  # of outside handles that the recorder does not know
     stacks: tuple[Outside, ...] = ()  # of what steps are handed besides the state
     collected: int = 0  # how many of a step's results are kept besides the state
+    given: dict[Outside, Tensor] | None = None  # of a later part of a function: what earlier ones hand on
     left: tuple[Tensor, ...] = ()  # what was collected: of a run that left steps out, not what the steps left
 
     def record(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Run:
         self.prologue = self.recorder.segment
         self.generators = self.recorder.stream.states
         spelled = Spelled(self.recorder, (self.first or self).alone)
-        with torch.no_grad(), drive_loops(self), spelled, unvalidated(), self.recorder:
+        self.recorder.expected = () if self.first is None else self.first.prologue.tests
+        scans = scans_as_loops(self.recorder.note_compiled)
+        with torch.no_grad(), drive_loops(self), spelled, scans, unvalidated(), self.recorder:
             self.result = function(*args, **kwargs)
         self.recorder.stream.check_all()
+        self.marked = self.marked and not self.recorder.compiled  # torch's own scan begins with its first step
         if self.loops == 0:
             raise CaptureError(
                 "the function runs no marked loop, so there is nothing to solve in parallel\n"
@@ -83,10 +88,10 @@ class Run:
     def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
         """The loop driver: the marked loop, recorded."""
         self.loops += 1
-        if self.loops > 1:
+        if self.loops > 1:  # a first run has counted the loops: those of several are found in the recording
             raise CaptureError(
-                f"the function runs a second marked loop at {user_line()}; only one is compiled yet\n"
-                "  make the other one a plain Python loop, or compile the parts of the function one by one"
+                f"the function runs a second marked loop at {user_line()} where it ran one before\n"
+                "  how many loops it runs depends on something besides its arguments"
             )
         if hi <= lo:
             raise CaptureError(
@@ -119,6 +124,7 @@ class Run:
         if isinstance(body, Scan):
             self._keep(body)
         self.epilogue = self.recorder.begin(leaves, self.left)
+        self.recorder.expected = () if self.first is None else self.first.epilogue.tests
         self.recorder.with_sources = True
         return state
 
@@ -126,8 +132,7 @@ class Run:
         """Stack what the steps of a scan left; the function itself cannot go on from the middle of a scan."""
         rows = [_left_by(y) for y in scan.left]
         self.collected, self.marked = len(rows[0]), not rows[0]
-        if not self.complete:  # some are without values
-            rows = rows[-1:]
+        rows = [row for row in rows if not any(isinstance(t, FakeTensor) for t in row)]
         rows += rows[-1:] * (self.hi - self.lo - len(rows))
         with _disable_current_modes():
             self.left = tuple(map(torch.stack, zip(*rows, strict=True)))
@@ -162,10 +167,27 @@ class Run:
     def _step(
         self, position: int, i: int, body: Body, state: Any, leaves: Sequence[Tensor]
     ) -> tuple[Any, list[Tensor]]:
-        before = _copies(leaves) if position in self.keep else ()
-        self.recorder.with_sources = position == 0
-        segment = self.recorder.begin(leaves)
-        state = body(i, state)
+        with torch._C.DisableTorchFunction():  # nothing that is looked at here is a call of the user's
+            before = _copies(leaves) if position in self.keep else ()
+            self.recorder.with_sources = position == 0
+            segment = self.recorder.begin(leaves)
+        template = (self.first or self).steps.template
+        self.recorder.expected = () if template is None else template.tests
+        state = self._called(body, i, state)
+        with torch._C.DisableTorchFunction():
+            return state, self._take_in(position, i, body, state, leaves, segment, before)
+
+    def _take_in(
+        self,
+        position: int,
+        i: int,
+        body: Body,
+        state: Any,
+        leaves: Sequence[Tensor],
+        segment: Segment,
+        before: tuple[Tensor, ...],
+    ) -> list[Tensor]:
+        """Note what a step has made of ``leaves``."""
         self.recorder.check_places(range(len(self.recorder.outside)) if position < 2 else self.recorder.overwritten)
         after, tree = _state_leaves(state)
         if tree != self.tree or [tensor_type(t) for t in after] != [tensor_type(t) for t in leaves]:
@@ -184,7 +206,18 @@ class Run:
             self.first.steps.confirm_numbers(position, i, segment)
         if position in self.keep:
             self.states[position] = (before, _copies(after))
-        return state, after
+        return after
+
+    def _called(self, body: Body, i: int, state: Any) -> Any:
+        try:
+            return body(i, state)
+        except OtherwiseError as other:
+            if self.first is not None:
+                raise
+            raise CaptureError(
+                f"step {i} differs from the first step: {other}\n  the compiled loop has one body, which goes one way "
+                "in all steps: keep the decision in tensors (torch.where)"
+            ) from None
 
     def _left_tokens(self, scan: Scan) -> tuple[Token, ...]:
         """What the last step of a scan left: copies of what it did not make itself."""

@@ -3,6 +3,7 @@
 While the user's function is recorded, its calls of those below give the same bits by other operators:
 
 * some look at their values only to refuse bad ones; they are spelled such that nothing has to be read;
+* what is asked of values, with yes or no for an answer, is spelled as the test of one boolean;
 * cells of recurrent networks are recorded whole, as the single operators that they are in ATen;
 * recurrent layers become loops over cells, which round otherwise: the recorder notes it.
 """
@@ -33,7 +34,35 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     return zeros.scatter(-1, tensor.unsqueeze(-1), 1)
 
 
-_SPELLED: Mapping[Any, Callable[..., Any]] = {F.one_hot: one_hot}
+def is_true(t: Tensor) -> bool:
+    """``bool(t)``, as the truth of a boolean: only that becomes a test on values, no number does."""
+    return bool(t if t.dtype == torch.bool or t.numel() != 1 else t != 0)
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """``torch.equal``, as the truth of one boolean."""
+    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+        return torch.equal(a, b)
+    return bool((a == b).all())
+
+
+def allclose(a: Tensor, b: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """``torch.allclose``, as the truth of one boolean."""
+    return bool(torch.isclose(a, b, rtol, atol, equal_nan).all())
+
+
+_SPELLED: Mapping[Any, Callable[..., Any]] = {
+    F.one_hot: one_hot,
+    Tensor.__bool__: is_true,
+    Tensor.is_nonzero: is_true,
+    torch.is_nonzero: is_true,
+    Tensor.equal: equal,
+    torch.equal: equal,
+    Tensor.allclose: allclose,
+    torch.allclose: allclose,
+}
+_UNSEEN: frozenset[Any] = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
+"""They give Python values without calling an operator that would be recorded."""
 _WHOLE: Mapping[Any, Any] = {
     torch.gru_cell: aten.gru_cell.default,
     torch.lstm_cell: aten.lstm_cell.default,
@@ -64,11 +93,13 @@ class Spelled(TorchFunctionMode):
                 self._recorder.otherwise = f"the recurrent layer at {user_line()}"
                 with self:
                     return spelled(func, call, self._alone)
+        if func in _UNSEEN and self._recorder.depends_on_inputs(args):
+            self._recorder.unseen = user_line()
         return _SPELLED.get(func, func)(*args, **(kwargs or {}))
 
 
 def _as_it_is(arguments: Any) -> bool:
     """Whether nothing between a function and its operator changes the call: no casts, no batching."""
-    tensors = list(tensors_in(arguments))
+    tensors = tensors_in(arguments)
     casts = any(torch.is_autocast_enabled(t.device.type) for t in tensors)
     return not casts and not any(map(is_functorch_wrapped_tensor, tensors))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..errors import CaptureError
 from .facts import exact_number
-from .record import Call, Segment
+from .record import Call, Segment, Tested
 
 
 @dataclass(slots=True)
@@ -72,6 +72,11 @@ def _difference(step: int, template: Segment, segment: Segment) -> str:
 
 
 def _describe(was: Call, now: Call) -> str:
+    if isinstance(was.op, Tested) or isinstance(now.op, Tested):
+        return (
+            "  tests on values come out otherwise, or are others; the compiled loop has one body, which goes one way "
+            "in all steps: keep the decision in tensors (torch.where)"
+        )
     if was.op != now.op:
         return (
             f"  it calls {now.op} where the first step calls {was.op}; every step must make the same calls\n"

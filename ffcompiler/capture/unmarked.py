@@ -7,7 +7,7 @@ some steps, and on other inputs. All three must make the same calls with the sam
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,16 +23,14 @@ from .draws import unvalidated
 from .facts import exact_number, tensor_type
 from .flat import FlatRecorder, copied
 from .layers import Watched
+from .parts import Handed, Joined, Section, attempts, given_values, sections, whole
 from .record import Outside, Segment, Token
-from .repeats import LEAST, Repeat
 from .restore import Kept, Watch
 from .roll import roll
 from .rolled import Flat, GrowsError, NotRolledError, Rolled
 from .run import Run
+from .scans import scans_as_loops
 from .spelling import Spelled
-
-ATTEMPTS = 48
-"""Readings of the calls as a loop that are tried."""
 
 
 class GrowingLoopError(CaptureError):
@@ -64,26 +62,26 @@ class FlatRun:
         return self.recorder.segment
 
 
-def warm_up(function: Callable[..., Any], call: Any, kept: Kept) -> tuple[bool, bool]:
+def warm_up(function: Callable[..., Any], call: Any, kept: Kept) -> tuple[int, int]:
     """Run the function once, so that it loads what it loads once; of a marked loop a step.
 
-    Gives whether there is one, and whether, in place of one, there is a single recurrent layer.
+    Gives the number of marked loops, and of the loops that recurrent layers are.
     """
     args, kwargs = call
     driver = Marked()
     try:
-        with torch.no_grad(), drive_loops(driver), Watch(kept), Watched() as layers:
+        with torch.no_grad(), drive_loops(driver), scans_as_loops(), Watch(kept), Watched() as layers:
             function(*args, **kwargs)
     except Exception as error:
         if not _of_dynamo(error):
             raise
         torch.compiler.reset()  # what it has compiled while it was watched does not run otherwise
         raise CaptureError(
-            "the function calls torch.compile, or one of torch's higher-order operators (scan, cond, while_loop): what "
-            "they are given is compiled before it can be recorded\n  write ffc.scan, or plain Python\n"
+            "the function calls torch.compile, or one of torch's higher-order operators (cond, while_loop, "
+            "associative_scan): what they are given is compiled before it can be recorded\n  write plain Python\n"
             f"  torch: {str(error).splitlines()[0]}"
         ) from error
-    return driver.loops > 0, driver.loops == 0 and layers.loops == 1
+    return driver.loops, layers.loops
 
 
 def _of_dynamo(error: Exception) -> bool:
@@ -97,7 +95,8 @@ def record_flat(function: Callable[..., Any], call: Any, recorder: FlatRecorder)
     args, kwargs = call
     run = FlatRun(recorder, generators=recorder.stream.states)
     started = time.perf_counter()
-    with torch.no_grad(), drive_loops(None), Spelled(recorder), unvalidated(), recorder:
+    scans = scans_as_loops(recorder.note_compiled)
+    with torch.no_grad(), drive_loops(None), Spelled(recorder), scans, unvalidated(), recorder:
         run.result = function(*args, **kwargs)
     run.seconds = time.perf_counter() - started
     recorder.stream.check_all()
@@ -108,13 +107,20 @@ def record_flat(function: Callable[..., Any], call: Any, recorder: FlatRecorder)
     return run
 
 
-def rolled_up(run: FlatRun) -> Rolled:
-    """The loop of a recorded run. Raises: `CaptureError` if there is none."""
+def rolled_up(run: FlatRun, arguments: int) -> tuple[Section, ...]:
+    """The loops of a recorded run, whose first ``arguments`` handles are arguments. Raises: `CaptureError` if none."""
     recorder = run.recorder
-    flat = Flat(run.segment, recorder.number_starts, recorder.memory, lambda h: tensor_type(recorder.outside[h]))
+    starts, memory = recorder.number_starts, recorder.memory
+    flat = Flat(run.segment, starts, memory, lambda h: tensor_type(recorder.outside[h]), arguments=arguments)
+    return sections(flat, recorder.footprints, recorder.overwritten) or (whole(flat, _largest(run, flat)),)
+
+
+def _largest(run: FlatRun, flat: Flat) -> Rolled:
+    """The loop of the most calls."""
+    recorder = run.recorder
     reasons: list[str] = []
     growing: str | None = None
-    for repeat in _attempts(recorder.footprints.repeats()):
+    for repeat in attempts(recorder.footprints.repeats()):
         try:
             return roll(flat, repeat, recorder.overwritten)
         except NotRolledError as why:
@@ -156,53 +162,49 @@ def straight(run: FlatRun, why: str) -> Run:
     return made
 
 
-def _attempts(repeats: list[Repeat]) -> Iterator[Repeat]:
-    """Each repetition as it is, without its first or last step, and several of its steps taken as one."""
-    seen: set[Repeat] = set()
-    for r in repeats:
-        peeled = [
-            Repeat(r.start + first * r.period, r.period, r.count - first - last)
-            for first, last in ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1))
-        ]
-        merged = [Repeat(r.start, r.period * m, r.count // m) for m in range(2, 9)]
-        for attempt in (*peeled, *merged):
-            if attempt.count >= LEAST and attempt not in seen and len(seen) < ATTEMPTS:
-                seen.add(attempt)
-                yield attempt
-
-
-def looks(rolled: Rolled | None) -> frozenset[int]:
-    """The calls before which the state is looked at: around a few steps, and after the last; without a loop, none."""
-    if rolled is None:
-        return frozenset()
-    return frozenset(rolled.repeat.begin(k + after) for k in kept_steps(rolled.repeat.count) for after in (0, 1))
+def looks(cut: Sequence[Section]) -> frozenset[int]:
+    """The calls before which what lives is looked at: around some steps, after the last, between sections."""
+    around = {s.call(k + after) for s in cut for k in kept_steps(s.rolled.repeat.count) for after in (0, 1)}
+    return frozenset(around | {section.begin for section in cut[1:]})
 
 
 def kept_steps(count: int) -> tuple[int, ...]:
     return tuple(sorted({0, 1, count // 2, count - 1}))
 
 
-def as_run(run: FlatRun, rolled: Rolled) -> Run:
-    """What a recorded run of the same function with its loop marked would have given."""
+def as_runs(run: FlatRun, cut: Sequence[Section]) -> list[Run]:
+    """What recorded runs of the sections would have given, had their loops been marked."""
+    runs = [_as_run(run, section) for section in cut]
+    for made, after in zip(runs, cut[1:], strict=False):
+        made.result = given_values(run.recorder, after)
+    for made, section in zip(runs[1:], cut[1:], strict=True):
+        made.generators = run.recorder.generators[section.begin]
+    return runs
+
+
+def _as_run(run: FlatRun, section: Section) -> Run:
+    rolled = section.rolled
     count = rolled.repeat.count
     made = Run(run.recorder, hi=count, tree=flatten([0] * len(rolled.leaves))[1])
     made.prologue, made.steps, made.epilogue = rolled.prologue, rolled.steps, rolled.epilogue
     made.made, made.init, made.result = rolled.made, rolled.init, run.result
-    made.types, made.stacks, made.collected = rolled.types, rolled.stacks, rolled.collected
+    made.types, made.stacks, made.collected = rolled.types | section.types, rolled.stacks, rolled.collected
     made.generators, made.seconds, made.marked = run.generators, run.seconds, False
-    states = {k: (_state(run, rolled, k), _state(run, rolled, k + 1)) for k in kept_steps(count)}
+    if section.begin:
+        made.given = dict(zip(section.given.values(), given_values(run.recorder, section), strict=True))
+    states = {k: (_state(run, section, k), _state(run, section, k + 1)) for k in kept_steps(count)}
     for k, (before, after) in states.items():
         if (whole := _whole(before)) is not None and (left := _whole(after)) is not None:
             made.states[k] = whole, left
     last = states[count - 1][1]
-    made.final = tuple(t if t is not None else _stand_in(run, rolled, i) for i, t in enumerate(last))
+    made.final = tuple(t if t is not None else _stand_in(run, section, i) for i, t in enumerate(last))
     return made
 
 
-def _state(run: FlatRun, rolled: Rolled, step: int) -> list[Tensor | None]:
+def _state(run: FlatRun, section: Section, step: int) -> list[Tensor | None]:
     """The leaves of the state before a step; None for one that nobody holds any more."""
-    seen = run.recorder.seen[rolled.repeat.begin(step)]
-    return [_value(run, token, seen) for token in rolled.state_tokens(step)]
+    seen = run.recorder.seen[section.call(step)]
+    return [_value(run, section.original(token), seen) for token in section.rolled.state_tokens(step)]
 
 
 def _whole(state: list[Tensor | None]) -> tuple[Tensor, ...] | None:
@@ -210,15 +212,14 @@ def _whole(state: list[Tensor | None]) -> tuple[Tensor, ...] | None:
     return found if len(found) == len(state) else None
 
 
-def _value(run: FlatRun, token: Token, seen: Mapping[Token, Tensor]) -> Tensor | None:
-    if isinstance(token, Outside):
-        return run.recorder.outside[token.handle]
-    return seen.get(token)
+def _value(run: FlatRun, key: Handed, seen: Mapping[Token, Tensor]) -> Tensor | None:
+    assert not isinstance(key, Joined)
+    return run.recorder.outside[key.handle] if isinstance(key, Outside) else seen.get(key)
 
 
-def _stand_in(run: FlatRun, rolled: Rolled, leaf: int) -> Tensor:
+def _stand_in(run: FlatRun, section: Section, leaf: int) -> Tensor:
     """In place of a last state that nothing reads: the first one."""
-    first = _state(run, rolled, 0)[leaf]
+    first = _state(run, section, 0)[leaf]
     assert first is not None
     with _disable_current_modes():
         return copied(first)

@@ -1,4 +1,4 @@
-"""The command line, `ffc`: `demo | compile | explain | inspect | run | verify | bench | doctor`.
+"""The command line, `ffc`: `demo | compile | explain | inspect | run | verify | bench | doctor | cache`.
 
 Results on stdout, progress on stderr where it is a terminal. Exit codes: 0 done, 1 failed, 2 usage, 3 cannot be
 parallelised where that was insisted on, 130 interrupted. Each command is a function of the parsed options; its module

@@ -32,16 +32,20 @@ def compile(options: Namespace, terminal: Terminal) -> int:  # noqa: A001 - name
 
 
 def _insist(compiled: Compiled, parallel: bool) -> None:
-    if parallel and compiled.plan.schedule.method is Method.SEQUENTIAL:
-        reason = compiled.plan.refusal or compiled.plan.why
+    """One loop of several is enough: that others run sequentially is said, and may well be the fastest."""
+    parts = compiled.plan.parts
+    if parallel and all(part.schedule.method is Method.SEQUENTIAL for part in parts):
+        reason = "\n".join(dict.fromkeys(part.refusal or part.why for part in parts))
         raise CausalityError(f"it would run sequentially, and --require-parallel was given; nothing is saved\n{reason}")
 
 
 def _text(compiled: Compiled, output: str, seconds: float) -> str:
     explanation = compiled.explain()
-    why = [f"  {line}" for text in explanation.why[:1] for line in text.splitlines()]
-    return "\n".join([explanation.verdict, *why, f"wrote {output} (compiled in {seconds:.1f} s)"])
+    why = [f"  {line}" for text in explanation.why[: len(explanation.parts) or 1] for line in text.splitlines()]
+    before = "" if compiled.measured is None else f"; the choice is that of {compiled.measured}, from the plan cache"
+    return "\n".join([explanation.verdict, *why, f"wrote {output} (compiled in {seconds:.1f} s{before})"])
 
 
 def _data(compiled: Compiled, output: str, seconds: float) -> dict[str, Any]:
-    return {"output": output, "seconds": seconds, "device": compiled.plan.device, **compiled.explain().json}
+    facts = {"output": output, "seconds": seconds, "device": compiled.plan.device, "measured": compiled.measured}
+    return {**facts, **compiled.explain().json}

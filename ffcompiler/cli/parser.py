@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ffcompiler {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _compile, _explain, _inspect, _run, _verify, _bench, _doctor):
+    for add in (_demo, _compile, _explain, _inspect, _run, _verify, _bench, _doctor, _cache):
         add(commands)
     return parser
 
@@ -54,12 +54,12 @@ def _compile(commands: Commands) -> None:
     parser.add_argument("-o", "--output", metavar="FILE.ffc", help="default: ATTRIBUTE.ffc")
     _compile_options(parser)
     parser.add_argument("--force", action="store_true", help="replace an existing file")
-    parser.add_argument("--require-parallel", action="store_true", help="exit with 3 if it would run sequentially")
+    parser.add_argument("--require-parallel", action="store_true", help="exit with 3 if it would all run sequentially")
 
 
 def _compile_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", metavar="NAME=VALUE", action="append", default=[], help=INPUT)
-    parser.add_argument("--schedule", default="auto", help="auto, jacobi, sliding(N), gs-jacobi(N), sequential, ...")
+    parser.add_argument("--schedule", default="auto", help="auto, jacobi, sliding(N), gs-jacobi(N), growing(N), sequential, ...")
     parser.add_argument(
         "--equality", default="bits", metavar="E", help="bits (default), tolerance, or tolerance:RTOL,ATOL"
     )
@@ -69,7 +69,19 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
         help="where the function cannot be captured or parallelised safely: keep it as it is, or fail with 3 "
         "(default: fail if a parallel schedule is asked for by name)",
     )
+    parser.add_argument(
+        "--budget", type=float, default=5.0, metavar="S", help="seconds for measuring costs and candidates (default: 5)"
+    )
+    parser.add_argument(
+        "--memory-limit", type=float, metavar="MIB", help="MiB that a run may need besides arguments and weights"
+    )
     parser.add_argument("--device", help="where to compile for and run: cpu, cuda (default: where the inputs are)")
+    parser.add_argument(
+        "--no-cache",
+        dest="cache",
+        action="store_false",
+        help="measure again, whatever the plan cache holds (see `ffc cache`), and keep nothing in it",
+    )
 
 
 def _target(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +90,15 @@ def _target(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(commands: Commands) -> None:
-    _target(_add(commands, "explain", "plans", "say whether compiling is worth it, why, and what would change that"))
+    parser = _add(commands, "explain", "plans", "say whether compiling is worth it, why, and what would change that")
+    _target(parser)
+    parser.add_argument(
+        "--processors",
+        metavar="P,P,...",
+        type=_several,
+        default=(),
+        help="also run the schedules and simulate them on so many workers, as in 1,8,98; an artifact needs --input",
+    )
 
 
 def _inspect(commands: Commands) -> None:
@@ -113,16 +133,17 @@ def _verify(commands: Commands) -> None:
 
 
 BENCHMARKS = ("made", "made-3072", "pixelcnn")  # `ffc --help` must not wait for torch; a test compares the two
-RECURRENCES = ("tanh-rnn", "gru")
-FUZZ = "fuzz"
+RECURRENCES = ("tanh-rnn", "gru", "lstm", "gru-layers")
+FUZZ, DECIDE = "fuzz", "decide"
 
 
 def _bench(commands: Commands) -> None:
     parser = _add(commands, "bench", "bench", "measure against the best sequential rewrites, interleaved")
     parser.add_argument(
         "benchmark",
-        choices=(*BENCHMARKS, *RECURRENCES, FUZZ),
-        help="a sampler of the zoo; a recurrence over 10,000 steps; fuzz: compile and compare random programs",
+        choices=(*BENCHMARKS, *RECURRENCES, DECIDE, FUZZ),
+        help="a sampler of the zoo; a recurrence over 10,000 steps; decide: how good the choice of schedule is, on "
+        "many systems; fuzz: compile and compare random programs",
     )
     parser.add_argument("--batch", type=_positive, default=100)
     parser.add_argument("--pairs", type=_positive, default=9, help="times each variant is run (default: 9)")
@@ -130,7 +151,13 @@ def _bench(commands: Commands) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--programs", type=_positive, default=200, help="of fuzz: how many (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of fuzz: that of the first program (default: 0)")
-    parser.add_argument("--resume", metavar="FILE", help="of fuzz: one line for each program; go on where it ends")
+    parser.add_argument(
+        "--resume", metavar="FILE", help="of fuzz and decide: one line for each program or system; go on where it ends"
+    )
+    parser.add_argument(
+        "--only", metavar="SYSTEM", action="append", default=[], help="of decide: this system; may be repeated"
+    )
+    parser.add_argument("--list", action="store_true", help="of decide: show the systems, measure nothing")
     parser.add_argument("--output", metavar="RAW.json", help="every single time, with machine, versions and settings")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument("--strict", action="store_true", help="fail where the machine is found busy with other work")
@@ -140,11 +167,27 @@ def _doctor(commands: Commands) -> None:
     _add(commands, "doctor", "doctor", "show versions, devices, threads and settings that decide bits, with advice")
 
 
+def _cache(commands: Commands) -> None:
+    text = "show or clear the plan cache: choices of schedules that compiling takes over in place of measuring again"
+    parser = commands.add_parser("cache", help=text, description=text[0].upper() + text[1:] + ".")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    ls = _add(actions, "ls", "cache", "list the plans: when each was measured, its size, device, speed and schedule")
+    clear = _add(actions, "clear", "cache", "remove plans, so that the next compilation measures again")
+    clear.add_argument("keys", metavar="KEY", nargs="*", help="the beginning of a key, as `ls` shows it (default: all)")
+    path = _add(actions, "path", "cache", "print the folder: $XDG_CACHE_HOME/ffcompiler, or ~/.cache/ffcompiler")
+    for action in (ls, clear, path):
+        action.add_argument("--folder", metavar="DIR", help="that of compile(cache=DIR) in place of the usual one")
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is less than 1")
     return value
+
+
+def _several(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_positive(word) for word in text.split(",")))
 
 
 def _version() -> str:

@@ -10,8 +10,11 @@ from .terminal import Terminal
 
 def explain(options: Namespace, terminal: Terminal) -> int:
     with terminal.progress() as say:
-        compiled, _ = open_target(options, say)
-    explanation = compiled.explain()
+        compiled, call = open_target(options, say)
+        if options.processors and call is not None:
+            explanation = compiled.explain(options.processors, call.args, call.kwargs, say)
+        else:
+            explanation = compiled.explain(options.processors)
     terminal.show(str(explanation), {"target": options.target, **explanation.json})
     return 0
 

@@ -44,18 +44,19 @@ def run(options: Namespace, terminal: Terminal) -> int:
 
 
 def _observed(compiled: Compiled, call: Call, terminal: Terminal) -> tuple[Any, RunRecord]:
-    system = compiled.plan.system
+    """Progress is told as the front; of several loops as that of the loop that is being solved."""
+    most = max((part.system.blocks for part in compiled.plan.parts if part.system), default=0)
     with terminal.progress() as say:
-        blocks = system.blocks if system else 0
-        return compiled.observed_run(lambda sweep: say("front", sweep.front, blocks), call.args, dict(call.kwargs))
+        return compiled.observed_run(lambda sweep: say("front", sweep.front, most), call.args, dict(call.kwargs))
 
 
 def _output_files(compiled: Compiled, output: str | None) -> list[Path]:
     """The file of each result: the one that was named, or with the result's index before its suffix."""
     if output is None:
         return []
-    assert compiled.plan.program is not None
-    count = sum(1 for leaf in compiled.plan.program.result.leaves if leaf.name is not None)
+    program = compiled.plan.parts[-1].program
+    assert program is not None
+    count = sum(1 for leaf in program.result.leaves if leaf.name is not None)
     path = Path(output)
     return [path] if count == 1 else [path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(count)]
 
@@ -79,8 +80,13 @@ def _run_text(results: Sequence[dict[str, Any]], outputs: Sequence[Path], record
         f"{item['path']}: {item['dtype']}{item['shape']}" + (f" -> {outputs[i]}" if i < len(outputs) else "")
         for i, item in enumerate(results)
     ]
+    return "\n".join([*lines, *map(_work, record.parts), record.claim])
+
+
+def _work(record: RunRecord) -> str:
+    """Of one part."""
     work = f"{len(record.sweeps)} sweeps for {record.blocks} steps" if record.sweeps else record.ending.value
-    return "\n".join([*lines, f"{record.schedule}: {work}, {record.seconds:.4g} s", str(record.certificate or "")])
+    return f"{record.schedule}: {work}, {record.seconds:.4g} s"
 
 
 # ---------------------------------------------------------------------------------------------------- verify
@@ -108,13 +114,14 @@ def _verify_seeds(compiled: Compiled, call: Call, options: Namespace, terminal: 
         for seed in range(options.seeds):
             torch.manual_seed(seed)
             verification = compiled.verify(*call.args, **call.kwargs)
-            by_sweeps += verification.record.certified
-            blocks += verification.record.blocks
+            by_sweeps += sum(part.certified for part in verification.record.parts)
+            blocks += sum(part.blocks for part in verification.record.parts)
             if not verification.equal:
                 differing[seed] = verification
             say("seeds", seed + 1, options.seeds)
     lines = [f"{options.seeds} seeds, {len(differing)} differences in results or in what is left of the generator"]
-    lines += [f"{by_sweeps} of {blocks} steps by sweeps ({compiled.plan.schedule})"]
+    schedules = ", ".join(str(part.schedule) for part in compiled.plan.parts)
+    lines += [f"{by_sweeps} of {blocks} steps by sweeps ({schedules})"]
     lines += [f"seed {seed}: {verification}" for seed, verification in list(differing.items())[:1]]
     data = {"target": options.target, "equal": not differing, "seeds": options.seeds, "differing": list(differing)}
     terminal.show("\n".join(lines), {**data, "by_sweeps": by_sweeps, "steps": blocks})
@@ -122,7 +129,8 @@ def _verify_seeds(compiled: Compiled, call: Call, options: Namespace, terminal: 
 
 
 def _verify_text(verification: Verification) -> str:
-    seconds = f"{verification.record.seconds:.4g} s against the reference's {verification.reference_seconds:.4g} s"
+    spent = sum(part.seconds for part in verification.record.parts)
+    seconds = f"{spent:.4g} s against the reference's {verification.reference_seconds:.4g} s"
     return f"{verification}\n{seconds}"
 
 

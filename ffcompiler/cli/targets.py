@@ -65,6 +65,9 @@ def compile_target(function: Callable[..., Any], call: Call, options: Namespace,
         equality=parse_equality(options.equality),
         schedule=options.schedule,
         on_unsupported=options.on_unsupported,
+        budget=options.budget,
+        memory_limit=None if options.memory_limit is None else int(options.memory_limit * 2**20),
+        cache=options.cache,
         progress=progress,
     )
 

@@ -18,13 +18,14 @@ from ..compiled import Compiled
 from ..driver import compile as compile_
 from ..driver import load
 from ..errors import ScheduleError
-from ..plan import Bits, Tolerance
+from ..plan import Bits, Method, Plan, Schedule, Tolerance
 from ..program import ArrayLoop, Chain, Recurrence
 from ..schedules import parse_schedule
+from ..several import in_a_row
 from .runs import TOLERANCE, Mismatch, Outcome, Trial
 from .script import Program
 
-SCHEDULES = ["jacobi", "sliding(3)", "gs-jacobi(4)", "gauss-seidel", "sliding(1)"]
+SCHEDULES = ["jacobi", "sliding(3)", "gs-jacobi(4)", "growing(2)", "gauss-seidel", "sliding(1)"]
 ARRAY_SCHEDULES = [*SCHEDULES, "wavefront", "jacobi+windows", "sliding(3)+windows", "wavefront+windows",
                    "gauss-seidel+windows"]  # fmt: skip
 SCHEDULES_OF = {ArrayLoop: ARRAY_SCHEDULES, Recurrence: SCHEDULES, Chain: [*SCHEDULES, "wavefront"]}
@@ -77,6 +78,8 @@ def _check(program: Program, rng: Random, folder: Path, outcome: Outcome) -> Non
     loaded = _loaded(variants, folder)
     for name, variant in loaded.items():
         trial.compare(f"{name}, saved and loaded", variant, (0, 2), from_file=True)
+    if (captured := _step_by_step(compiled, folder)) is not None:
+        trial.compare("the captured steps, one by one", captured, (0, 1, 2, 3, 4), from_file=True)
     for change in _changes(module, rng):
         for name, variant in variants.items():
             trial.compare(f"{name}, after {change}", variant, seeds=(0, 4))
@@ -97,7 +100,9 @@ def _compiled(module: Any, equality: Bits | Tolerance, rng: Random) -> Compiled:
     """With a schedule by name, or seldom ``auto``, which takes longer."""
     wanted = rng.choice([*ARRAY_SCHEDULES, "jacobi", "jacobi", "sequential"])
     schedule = "auto" if rng.random() < 0.03 else wanted
-    make = partial(compile_, module.function, module.arguments(0), equality=equality, on_unsupported="sequential")
+    make = partial(
+        compile_, module.function, module.arguments(0), equality=equality, on_unsupported="sequential", cache=False
+    )
     torch.manual_seed(0)
     try:
         return make(schedule=schedule)
@@ -108,17 +113,28 @@ def _compiled(module: Any, equality: Bits | Tolerance, rng: Random) -> Compiled:
 def _variants(compiled: Compiled, rng: Random) -> Iterator[tuple[str, Compiled]]:
     """As compiled, and with other schedules and no guard: with it, small systems are never swept."""
     yield f"{compiled.plan.schedule}", compiled
-    system, refusal = compiled.plan.system, compiled.plan.refusal
-    if system is None or refusal is not None:
-        return
-    names = SCHEDULES_OF.get(type(system), ["jacobi"])
-    if isinstance(system, Chain) and isinstance(compiled.plan.equality, Bits):
-        names = [*names, "jacobi-gs(2)", "jacobi-gs(3)"]
+    names = list(dict.fromkeys(name for part in compiled.plan.parts for name in _schedules(part)))
     for name in rng.sample(names, min(3, len(names))):
-        schedule = parse_schedule(name)
-        assert schedule is not None
-        bold = replace(compiled.plan, schedule=schedule, costs=None)
-        yield f"{name} without a guard", Compiled(bold, compiled.proof, compiled.prove, compiled.live)
+        bold = _bold(compiled.plan, name)
+        yield f"{name} without a guard", Compiled(bold, compiled.proofs, compiled.prove, compiled.live)
+
+
+def _schedules(part: Plan) -> list[str]:
+    """The names of the schedules that a part can be solved by."""
+    if part.system is None or part.refusal is not None:
+        return []
+    names = SCHEDULES_OF.get(type(part.system), ["jacobi"])
+    if isinstance(part.system, Chain) and isinstance(part.equality, Bits):
+        return [*names, "jacobi-gs(2)", "jacobi-gs(3)"]
+    return names
+
+
+def _bold(plan: Plan, name: str) -> Plan:
+    """``plan`` by the schedule of that name in each part that can be solved by it, and without a guard."""
+    schedule = parse_schedule(name) if name in _schedules(plan) else plan.schedule
+    assert schedule is not None
+    rest = None if plan.rest is None else _bold(plan.rest, name)
+    return replace(plan, schedule=schedule, costs=None, rest=rest)
 
 
 def _loaded(variants: dict[str, Compiled], folder: Path) -> dict[str, Compiled]:
@@ -129,6 +145,18 @@ def _loaded(variants: dict[str, Compiled], folder: Path) -> dict[str, Compiled]:
             variant.save(folder / f"{k}.ffc")
             found[name] = load(folder / f"{k}.ffc")
     return found
+
+
+def _step_by_step(compiled: Compiled, folder: Path) -> Compiled | None:
+    """The captured program without sweeps, which has the bits of the function whatever was asked for.
+
+    None where nothing was captured, or layers by other operators than their own.
+    """
+    if compiled.live is None or compiled.live.captured.otherwise:
+        return None
+    plan = in_a_row([replace(part, schedule=Schedule(Method.SEQUENTIAL)) for part in compiled.plan.parts])
+    Compiled(plan, compiled.proofs, compiled.prove, compiled.live).save(folder / "steps.ffc")
+    return load(folder / "steps.ffc")
 
 
 def _changes(module: Any, rng: Random) -> Iterator[str]:
@@ -151,8 +179,11 @@ def _changes(module: Any, rng: Random) -> Iterator[str]:
 
 
 def _system(compiled: Compiled) -> str:
-    """What kind of system, or the reason why there is none, without names and numbers."""
-    plan = compiled.plan
+    """What kind of system, or the reason why there is none, without names and numbers; of several parts, of each."""
+    return ", then ".join(map(_system_of, compiled.plan.parts))
+
+
+def _system_of(plan: Plan) -> str:
     if plan.refusal is None:
         return type(plan.system).__name__ if plan.system is not None else "sequential"
     what = "not captured" if plan.program is None else "not parallel"

@@ -18,11 +18,16 @@ def recurrence(script: Script) -> None:
     steps = n
     if steps and script.some(0.3):
         sequences.append(_input(script, batch, script.pick([2, 4]), steps))
-    for _ in range(script.pick([1, 1, 1, 2])):
+    lists: list[tuple[str, int]] = []
+    for _ in range(script.pick([1, 1, 2, 3])):
         write = Expressions(script, batch, exact, draws=script.some(0.2))
-        loop = Loop(script, write, steps)
+        loop = Loop(script, write, steps, lists=lists)
         results = _loop(loop, sequences, results)
-        sequences = sequences[:1]
+        sequences, lists = sequences[:1], loop.kept if steps else []
+        if lists and script.some(0.5):  # the next loop reads what this one left, as one tensor
+            left, width = script.pick(lists)
+            sequences = [(script.fresh("left"), width)]
+            script.line(f"{sequences[0][0]} = torch.stack({left}, 1)")
     script.line(_returned(script, results))
 
 
@@ -129,6 +134,11 @@ def _inputs(loop: Loop, sequences: list[tuple[str, int]]) -> None:
         other = script.fresh("x")
         loop.reads.append(f"{other} = {name}[:, t]")
         loop.write.variables.append((other, size))
+    for name, size in loop.lists:
+        if script.some(0.4):
+            other = script.fresh("y")
+            loop.reads.append(f"{other} = {name}[{script.pick(['t', '-1 - t'])}]")
+            loop.write.variables.append((other, size))
     if script.some(0.2):
         table = script.constant("table", f"{[round(0.1 * k - 0.3, 2) for k in range(max(steps, 1))]}")
         loop.reads.append(f"{entry} = {entry} * {table}[t]")

@@ -100,13 +100,17 @@ class Trial:
                 raise got.raised
             if expected.raised is None:
                 self._count(records[0], where)
-                swept = records[0].certified > 0
+                swept = any(part.certified for part in records[0].parts)
                 self._same(expected, got, where, self.tolerant and swept, from_file)
 
     def _count(self, record: RunRecord, where: str) -> None:
         """The record agrees with itself."""
         self.outcome.runs += 1
-        self.outcome.swept += record.ending is Ending.SWEEPS and record.blocks > 0
+        self.outcome.swept += any(part.ending is Ending.SWEEPS and part.blocks > 0 for part in record.parts)
+        for part in record.parts:
+            self._count_part(part, where)
+
+    def _count_part(self, record: RunRecord, where: str) -> None:
         self.outcome.endings[record.ending.name] = self.outcome.endings.get(record.ending.name, 0) + 1
         claim = record.certificate
         if claim is None or (record.blocks and claim.certified_blocks + claim.sequential_blocks != record.blocks):

@@ -21,6 +21,7 @@ class Loop:
     histories: list[tuple[str, int]] = field(default_factory=list)  # lists of past states
     kept: list[tuple[str, int]] = field(default_factory=list)  # lists of outputs
     written: list[tuple[str, int]] = field(default_factory=list)  # tensors of outputs, [steps, batch, width]
+    lists: list[tuple[str, int]] = field(default_factory=list)  # of what the loop before left, an entry for each step
     unset: bool = False  # before the loop those hold nothing that may be read
 
 

@@ -32,14 +32,31 @@ def chain(program: Program) -> Program | Refusal:
     """``program``, whose graph is one, as a chain; or why that has no blocks."""
     graph = program.epilogue
     given = {leaf.name for leaf in program.signature.leaves if leaf.name} | {draw.name for draw in program.draws}
-    found = stretches(graph, frozenset(given))
+    tests = _only_tested(program)
+    untested = Graph(graph.inputs, tuple(node for node in graph.nodes if node.name not in tests), _returned(program))
+    found = stretches(untested, frozenset(given))
     blocks = [stretch for stretch in found if stretch.kind not in ENDS]
     if sum(stretch.kind is Kind.BLOCK for stretch in blocks) < LEAST:
         return Refusal(
             f"as a graph without a loop it is no chain either: it has {len(blocks)} parts that hand on to each other, "
             f"at least {LEAST} are needed"
         )
-    return _Cut(program, tuple(found), tuple(blocks)).program()
+    return _Cut(program, tuple(found), tuple(blocks), tests).program()
+
+
+def _returned(program: Program) -> tuple[Ref, ...]:
+    names = {leaf.name for leaf in program.result.leaves}
+    return tuple(ref for ref in program.epilogue.outputs if ref.key in names)
+
+
+def _only_tested(program: Program) -> frozenset[str]:
+    """What is computed for tests on values only: no part of what hands on to each other."""
+    graph = program.epilogue
+    read = {ref.name for ref in _returned(program)} if program.checks else {node.name for node in graph.nodes}
+    for node in reversed(graph.nodes):
+        if node.name in read:
+            read |= {ref.name for ref in node.refs()}
+    return frozenset(node.name for node in graph.nodes if node.name not in read)
 
 
 @dataclass(slots=True)
@@ -49,6 +66,7 @@ class _Cut:
     of: Program
     found: tuple[Stretch, ...]
     stretches: tuple[Stretch, ...]  # those that become blocks
+    tests: frozenset[str]  # what only tests on values need: before the blocks, if it can be, else after them
     owner: dict[str, int] = field(default_factory=dict)  # by value: the block that computes it
     types: dict[str, TensorType] = field(default_factory=dict)
 
@@ -74,6 +92,9 @@ class _Cut:
         for stretch in self.found:
             number = ENDS[stretch.kind] if stretch.kind in ENDS else next(numbers)
             self.owner |= dict.fromkeys(stretch.names, number)
+        for node in (node for node in self.of.epilogue.nodes if node.name in self.tests):
+            early = all(self.owner.get(ref.name, STEM) == STEM for ref in node.refs())
+            self.owner[node.name] = STEM if early else HEAD
         readers: dict[str, set[int]] = {}
         for node in reversed(self.of.epilogue.nodes):
             if node.name not in self.owner:

@@ -34,6 +34,11 @@ def partition(program: Program) -> Program | Refusal:
     except NotAWriteError as refused:
         return Refusal(str(refused))
     if loop.collected:
+        if program.tested is not None:
+            return Refusal(
+                f"the steps test values ({program.tested.source}), and what each of them saw of the array is not known "
+                "of its last contents\n  test before or after the loop"
+            )
         return Refusal("the steps leave more than the array that they write, so that what each of them made is needed")
     return replace(program, loop=array)
 

@@ -37,10 +37,10 @@ def recurrence(program: Program, device: str = "cpu") -> Program | Refusal:
     if not loop.carry:
         return Refusal("the loop carries no state from step to step; there is nothing to solve")
     split = _split(loop)
-    deadly = next((node for node in split.body.nodes if _deadly(node, device)), None)
-    if deadly is not None:
+    killer = next((node for node in split.body.nodes if deadly(node, device)), None)
+    if killer is not None:
         return Refusal(
-            f"{deadly.op} at {deadly.source} reads the loop's state; values that never occur in it, but may occur "
+            f"{killer.op} at {killer.source} reads the loop's state; values that never occur in it, but may occur "
             "in a sweep, can end the process there\n  move it out of the loop, or use floating-point division"
         )
     size = held_bytes(split)
@@ -66,7 +66,7 @@ def _bytes(kind: TensorType) -> int:
     return size * [*accumulate(kind.shape, int.__mul__, initial=1)][-1]
 
 
-def _deadly(node: Node, device: str) -> bool:
+def deadly(node: Node, device: str) -> bool:
     """Whether bad values can end the process: a plain divisor other than 0 and -1 makes integer division safe."""
     if not kills(node, device):
         return False

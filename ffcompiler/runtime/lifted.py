@@ -10,62 +10,20 @@ the author's own code has, because its rounding may depend on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..graph import Arg, Graph, Node, Ref, Step, Symbol, TensorType
-from ..ops import OPS, Numerics
+from ..graph import Graph, Node, Ref, TensorType
 from ..program import Tables
-from .graphs import OVERLOADS, argument, symbol_value
-from .lift_rules import plain_call
-from .places import place_of, read_places, write_places
-from .plain import plain
-from .positions import Indexed, Positions
-
-WIDE_SCALARS = frozenset({"float32", "float64", "int32", "int64", "int16", "int8", "uint8"})
-"""Element types for which a Python number and a tensor element of the same value compute alike."""
+from .lift_checks import operands
+from .lift_window import Rule, Values, Window, results_of
+from .lifting import Lifting
 
 LIFTED_BYTES = 2**26
 """Steps are evaluated in runs such that no lifted value is larger than this."""
-
-WHOLE_NUMBERS = frozenset(
-    f"aten.{name}"
-    for name in """sum.default sum.dim_IntList prod.default prod.dim_int mm.default addmm.default bmm.default
-    baddbmm.default mv.default dot.default linear.default cumsum.default cumprod.default amax.default amin.default
-    any.default any.dim any.dims all.default all.dim all.dims""".split()
-)
-"""Operators that combine elements, and give the same whole numbers in any order."""
-
-NUMBER_AT = {
-    "aten.scalar_tensor.default": 0,
-    "aten.full.default": 1,
-    "aten.full_like.default": 1,
-    "aten.fill.Scalar": 1,
-    "aten.new_full.default": 2,
-}
-"""Operators that fill a tensor with one number: where it stands among their arguments."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Steps ``lo .. hi - 1``, the shared values by key, and whether the result is to certify.
-
-    ``given``: the values that are lifted already, each ``[hi - lo, *shape]``.
-    """
-
-    lo: int
-    hi: int
-    shared: Mapping[str, Tensor]
-    exact: bool
-    given: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-Values: TypeAlias = dict[str, Tensor]  # by key: lifted
-Rule: TypeAlias = Callable[[Window, Values], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +44,14 @@ class Lifted:
     def __init__(
         self, graph: Graph, tables: Tables, device: torch.device, steps: int, given: Mapping[str, TensorType]
     ) -> None:
-        self._graph, self._tables, self._device, self._count = graph, tables, device, steps
-        self._types: dict[str, TensorType] = {v.name: v.type for v in graph.inputs} | dict(given)
-        self._types |= {ref.key: kind for node in graph.nodes for ref, kind in results_of(node)}
-        self._stepped = {*given, *(ref.key for node in graph.nodes for ref, _ in results_of(node))}
-        self._gathers: dict[str, tuple[str, tuple[Indexed, ...]]] = {}
-        self._rows: dict[tuple[int, torch.dtype | None], Tensor] = {}
-        self.inexact: list[Node] = []
+        self._graph = graph
+        lifting = Lifting(graph, tables, device, steps, given)
+        lifts = [_Lift(n.name, tuple(ref.key for ref, _ in results_of(n)), lifting.rule(n)) for n in graph.nodes]
+        self.inexact: Sequence[Node] = lifting.inexact
         """Operators that a certificate evaluates step by step."""
-        self.unlifted: list[Node] = []
+        self.unlifted: Sequence[Node] = lifting.unlifted
         """Operators that can be evaluated step by step only."""
-        self._lifts = self._unread_left_out([self._lift(node) for node in graph.nodes])
+        self._lifts = self._unread_left_out(lifts, frozenset(lifting.gathers))
         self._dropped = self._read_last()
         self._width = max(1, LIFTED_BYTES // self._step_bytes())
 
@@ -138,7 +93,7 @@ class Lifted:
         sizes = [torch.Size(kind.shape).numel() for node in self._graph.nodes for _, kind in results_of(node)]
         return 8 * max(sizes, default=1) or 1
 
-    def _unread_left_out(self, lifts: list[_Lift]) -> list[_Lift]:
+    def _unread_left_out(self, lifts: list[_Lift], gathers: frozenset[str]) -> list[_Lift]:
         """Leave out what only a chain of selects passes through: the chain reads the shared value itself."""
         read = {ref.name for ref in self._graph.outputs}
         kept = []
@@ -146,7 +101,7 @@ class Lifted:
         for lift in reversed(lifts):
             if lift.name in read:
                 kept.append(lift)
-                read |= set() if lift.name in self._gathers else {ref.name for ref in nodes[lift.name].refs()}
+                read |= set() if lift.name in gathers else {ref.name for ref in nodes[lift.name].refs()}
         return kept[::-1]
 
     def _read_last(self) -> list[tuple[str, ...]]:
@@ -155,332 +110,7 @@ class Lifted:
         later = {ref.key for ref in self._graph.outputs}
         dropped = []
         for lift in reversed(self._lifts):
-            own = {*self._operands(nodes[lift.name]), *lift.keys}
+            own = {*operands(nodes[lift.name]), *lift.keys}
             dropped.append(tuple(own - later))
             later |= own
         return dropped[::-1]
-
-    # ------------------------------------------------------------------------------------------ rules
-
-    def _lift(self, node: Node) -> _Lift:
-        keys = tuple(ref.key for ref, _ in results_of(node))
-        rule = self._gather(node)
-        return _Lift(node.name, keys, rule or self._rule(node))
-
-    def _rule(self, node: Node) -> Rule:
-        """How to evaluate a node on a window."""
-        each = self._each(node)
-        together = next((rule for rule in self._candidates(node) if self._agrees(node, rule, each)), None)
-        if together is None:
-            self.unlifted.append(node)
-            return each
-        if self._is_exact(node):
-            return together
-        self.inexact.append(node)
-        return lambda window, values: (each if window.exact else together)(window, values)
-
-    def _candidates(self, node: Node) -> list[Rule]:
-        """Ways to evaluate a node at all steps at once, the cheapest first."""
-        numerics = OPS[node.op].numerics
-        if numerics in (Numerics.EXACT, Numerics.POINTWISE):
-            return [self._pointwise(node)] if len(node.types) == 1 and self._steps_are_wide(node) else []
-        found = [self._placed(node), self._filled(node), self._plain(node), self._batched(node)]
-        return [rule for rule in found if rule is not None]
-
-    def _plain(self, node: Node) -> Rule | None:
-        lifted = frozenset(self._stepped)
-        types = {key: self._types[key] for key in self._operands(node)}
-        call = plain_call(node, OVERLOADS[node.op], types, lifted)
-        if call is None:
-            return None
-        shared = [key for key in types if key not in lifted]
-        if not shared:
-            return lambda window, values: call(values)
-        return lambda window, values: call({**values, **{key: window.shared[key] for key in shared}})
-
-    def _placed(self, node: Node) -> Rule | None:
-        """A part of a lifted value, at a place that differs from step to step."""
-        place = place_of(node, self._types, frozenset(self._stepped))
-        if place is None:
-            return None
-        size, value = self._types[place.of].shape[place.dim], place.value
-        row = torch.tensor([int(v) + (size if v < 0 else 0) for v in self._tables[place.table]], device=self._device)
-
-        def rule(window: Window, values: Values) -> Tensor:
-            starts = row[window.lo : window.hi]
-            if value is None:
-                return read_places(values[place.of], place, starts)
-            new = self._value(value, window, values)
-            new = new if value in values else new.expand(window.hi - window.lo, *new.shape)
-            return write_places(values[place.of], new, place, starts)
-
-        return rule
-
-    def _filled(self, node: Node) -> Rule | None:
-        """A tensor of one number for each step."""
-        position = NUMBER_AT.get(node.op)
-        number = None if position is None or position >= len(node.args) else node.args[position]
-        if not isinstance(number, bool | int | float | Step):
-            return None
-        dtype, shape = getattr(torch, node.type.dtype), node.type.shape
-        if not isinstance(number, Step):
-            same = torch.full((1,) * (len(shape) + 1), number, device=self._device, dtype=dtype)
-            return lambda window, values: same.expand(window.hi - window.lo, *shape)
-        row = torch.tensor(self._tables[number.table], device=self._device, dtype=dtype).reshape(-1, *(1,) * len(shape))
-        return lambda window, values: row[window.lo : window.hi].expand(-1, *shape)
-
-    def _gather(self, node: Node) -> Rule | None:
-        """A chain of selects and slices at the step's position, taken from one shared value."""
-        if node.op not in ("aten.select.int", "aten.slice.Tensor") or not isinstance(node.args[0], Ref):
-            return None
-        of = node.args[0]
-        if of.name in self._gathers:
-            base, axes = self._gathers[of.name]
-        elif of.key not in self._stepped:
-            base, axes = of.key, ()
-        else:
-            return None
-        shape = self._types[base].shape if base in self._types else self._types[of.name].shape
-        indexed = self._indexed(node, shape, axes)
-        if indexed is None:
-            return None
-        axes = tuple(sorted((*axes, indexed), key=lambda a: a.dim))
-        self._gathers[node.name] = (base, axes)
-        positions = Positions(shape, axes)
-        return lambda window, values: positions.read(window.shared[base], window.lo, window.hi)
-
-    def _indexed(self, node: Node, shape: tuple[int, ...], axes: tuple[Indexed, ...]) -> Indexed | None:
-        free = [dim for dim in range(len(shape)) if dim not in {a.dim for a in axes if a.length is None}]
-        _, dim, *where = (*node.args, 0) if len(node.args) == 1 else node.args
-        if not isinstance(dim, int) or (len(where) > 2 and where[2] != 1):
-            return None
-        dim = free[dim % len(free)]
-        if any(a.dim == dim for a in axes):
-            return None
-        length = None
-        if node.op == "aten.slice.Tensor":
-            length = node.type.shape[free.index(dim)]
-        start = where[0] if where and where[0] is not None else 0
-        row = self._tables[start.table] if isinstance(start, Step) else (start,) * self._count
-        starts = tuple(max(0, int(v) + shape[dim]) if v < 0 else int(v) for v in row)  # type: ignore[operator, arg-type]
-        return Indexed(dim, starts, length)
-
-    def _operands(self, node: Node) -> list[str]:
-        """Keys of the tensors that a node reads."""
-        return [ref.key for ref in node.refs()]
-
-    def _steps_are_wide(self, node: Node) -> bool:
-        has_steps = any(node.steps())
-        return not has_steps or (
-            node.type.dtype in WIDE_SCALARS and all(self._types[k].dtype in WIDE_SCALARS for k in self._operands(node))
-        )
-
-    def _pointwise(self, node: Node) -> Rule:
-        """An elementwise operator: the same call on lifted operands, their ranks made to agree after the steps."""
-        rank, op = len(node.type.shape), OVERLOADS[node.op]
-        kinds = [node.type.dtype, *(self._types[k].dtype for k in self._operands(node))]
-        kind = next((k for k in kinds if "float" in k), None)  # numbers take the precision of the operator
-        flat = not node.kwargs and not any(isinstance(arg, tuple | Symbol) for arg in node.args)
-        if flat and not any(node.steps()):
-            return self._flat(node, plain(node), rank)
-
-        def rule(window: Window, values: Values) -> Tensor:
-            found = {k: _with_rank(self._value(k, window, values), rank, k in values) for k in self._operands(node)}
-            args, kwargs = self._arguments(node, found, lambda t: self._row(t, window, rank, kind))
-            return op(*args, **kwargs)  # type: ignore[no-any-return]
-
-        return rule
-
-    def _flat(self, node: Node, op: Any, rank: int) -> Rule:
-        """The same where arguments are tensors and plain numbers: which is which is settled once."""
-        template = list(node.args)
-        lifted: list[tuple[int, str, int]] = []  # position, key, dimensions that are missing
-        shared: list[tuple[int, str]] = []
-        for position, arg in enumerate(node.args):
-            if isinstance(arg, Ref) and arg.key in self._stepped:
-                lifted.append((position, arg.key, max(rank - len(self._types[arg.key].shape), 0)))
-            elif isinstance(arg, Ref):
-                shared.append((position, arg.key))
-
-        def rule(window: Window, values: Values) -> Tensor:
-            args: list[Any] = template.copy()
-            for position, key, missing in lifted:
-                t = values[key]
-                args[position] = t[(slice(None), *(None,) * missing)] if missing else t
-            for position, key in shared:
-                args[position] = window.shared[key]
-            return op(*args)  # type: ignore[no-any-return]
-
-        return rule
-
-    def _batched(self, node: Node) -> Rule | None:
-        """Any operator with a batching rule, through ``torch.vmap``; None if it uses the step's number."""
-        if any(node.steps()):
-            return None
-        op, keys = OVERLOADS[node.op], self._operands(node)
-
-        def call(*tensors: Tensor) -> Tensor:
-            args, kwargs = self._arguments(node, dict(zip(keys, tensors, strict=True)), _no_step)
-            return op(*args, **kwargs)  # type: ignore[no-any-return]
-
-        def rule(window: Window, values: Values) -> Tensor:
-            dims = tuple(0 if k in values else None for k in keys)
-            return torch.vmap(call, in_dims=dims)(*[self._value(k, window, values) for k in keys])
-
-        return rule
-
-    def _agrees(self, node: Node, rule: Rule, each: Rule) -> bool:
-        """Whether the rule gives what single steps give, and of the recorded types, on a few values."""
-        if not any(key in self._stepped for key in self._operands(node)) and not any(node.steps()):
-            return False
-        if self._count == 0:
-            return True  # there is nothing to evaluate
-        kinds = [kind for _, kind in results_of(node)]
-        for integers in SAMPLES:  # not all are divisors, or places in a table
-            window, lifted = self._sampled(node, integers)
-            try:
-                wanted = _several(each(window, dict(lifted)))
-            except Exception:
-                continue
-            try:
-                return all(map(_alike, _several(rule(window, dict(lifted))), wanted, kinds))
-            except Exception:  # whatever a missing batching rule raises: the operator is then evaluated step by step
-                return False
-        return False
-
-    def _sampled(self, node: Node, integers: tuple[int, ...]) -> tuple[Window, Values]:
-        """The first two steps, with a few values for what a node reads."""
-        count = min(2, self._count)
-        found = {key: _sample(self._types[key], count, integers, self._device) for key in self._operands(node)}
-        shared = {key: t[0] for key, t in found.items() if key not in self._stepped}
-        return Window(0, count, shared, False), {key: t for key, t in found.items() if key in self._stepped}
-
-    def _is_exact(self, node: Node) -> bool:
-        """The same bits lifted as alone, as it is called here.
-
-        Correctly rounded at any shape, that is: a scaled addition may or may not be fused; complex products are not
-        rounded once; a float that an integer cannot hold becomes whatever the instruction gives. Whole numbers are
-        exact in any order.
-        """
-        numerics = OPS[node.op].numerics
-        kinds = {kind.dtype for _, kind in results_of(node)} | {self._types[k].dtype for k in self._operands(node)}
-        numbers = [leaf for leaf in node.leaves() if isinstance(leaf, float)]
-        numbers += [v for s in node.steps() for v in self._tables[s.table] if isinstance(v, float)]
-        if all(kind == "bool" or "int" in kind for kind in kinds) and not numbers:
-            return numerics is not Numerics.REDUCE or node.op in WHOLE_NUMBERS
-        if numerics in (Numerics.MOVE, Numerics.CREATE):
-            return True
-        scaled = dict(node.kwargs).get("alpha", 1) != 1 or (
-            node.op in ("aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar") and len(node.args) > 2
-        )
-        narrowed = not all("float" in kind for kind in kinds) and node.op == "aten._to_copy.default"
-        narrowed = narrowed and "float" not in node.type.dtype
-        return numerics is Numerics.EXACT and not scaled and not narrowed and not any("complex" in k for k in kinds)
-
-    def _each(self, node: Node) -> Rule:
-        """One call per step, on operands with the shapes and strides of the author's code."""
-        op = OVERLOADS[node.op]
-        keywords = tuple(k for k, _ in node.kwargs)
-        arguments = (*node.args, *(v for _, v in node.kwargs))
-        count = len(node.args)
-
-        def rule(window: Window, values: Values) -> Any:
-            columns = [self._column(a, window, values) for a in arguments]
-            rows = zip(*columns, strict=True)
-            made = [op(*row[:count], **dict(zip(keywords, row[count:], strict=True))) for row in rows]
-            if len(node.types) == 1 and isinstance(made[0], Tensor):
-                return torch.stack(made)
-            return tuple(torch.stack(column) for column in zip(*made, strict=True))
-
-        return rule
-
-    def _column(self, arg: Arg, window: Window, values: Values) -> Sequence[Any]:
-        """What an argument is at each step of the window."""
-        steps = window.hi - window.lo
-        match arg:
-            case Ref() if arg.key in values:
-                return _as_recorded(values[arg.key], self._types[arg.key]).unbind(0)
-            case Ref():
-                return (window.shared[arg.key],) * steps
-            case Step(table=table):
-                return self._tables[table][window.lo : window.hi]
-            case tuple():
-                columns = [self._column(a, window, values) for a in arg]
-                return [list(row) for row in zip(*columns, strict=True)] if columns else ([],) * steps
-            case Symbol():
-                return (symbol_value(arg, self._device),) * steps
-        return (arg,) * steps
-
-    def _arguments(
-        self, node: Node, value: Mapping[str, Tensor], step: Callable[[int], Any]
-    ) -> tuple[list[Any], dict[str, Any]]:
-        keyed: dict[Any, Any] = {(r.name, r.output): value[r.key] for r in node.refs()}
-        keyed |= {s.table: step(s.table) for s in node.leaves() if isinstance(s, Step)}
-        args = [argument(a, self._device, keyed) for a in node.args]
-        return args, {k: argument(v, self._device, keyed) for k, v in node.kwargs}
-
-    def _value(self, key: str, window: Window, values: Values) -> Tensor:
-        return values[key] if key in values else window.shared[key]
-
-    def _row(self, table: int, window: Window, rank: int, kind: str | None) -> Tensor:
-        numbers = self._tables[table]
-        dtype = getattr(torch, kind) if kind is not None and isinstance(numbers[0], float) else None
-        if (table, dtype) not in self._rows:
-            self._rows[table, dtype] = torch.tensor(numbers, device=self._device, dtype=dtype)
-        return self._rows[table, dtype][window.lo : window.hi].reshape(-1, *(1,) * rank)
-
-
-def results_of(node: Node) -> list[tuple[Ref, TensorType]]:
-    """The results of a node that are defined."""
-    several = len(node.types) > 1
-    return [(Ref(node.name, i if several else None), kind) for i, kind in enumerate(node.types) if kind is not None]
-
-
-def _several(made: Any) -> tuple[Tensor, ...]:
-    return (made,) if isinstance(made, Tensor) else tuple(made)
-
-
-def _no_step(table: int) -> Any:
-    raise AssertionError("a batched rule has no per-step numbers")
-
-
-def _with_rank(t: Tensor, rank: int, lifted: bool) -> Tensor:
-    missing = rank + 1 - t.dim() if lifted else 0
-    return t[(slice(None), *(None,) * missing)] if missing > 0 else t
-
-
-def _as_recorded(lifted: Tensor, recorded: TensorType) -> Tensor:
-    """``lifted`` such that each step's part has the strides that the author's code has."""
-    wanted = [s for size, s in zip(recorded.shape, recorded.stride, strict=True) if size != 1]
-    has = [s for size, s in zip(lifted.shape[1:], lifted.stride()[1:], strict=True) if size != 1]
-    if wanted == has or not lifted.numel():
-        return lifted
-    span = 1 + sum((size - 1) * s for size, s in zip(recorded.shape, recorded.stride, strict=True))
-    laid_out = lifted.new_empty(lifted.shape[0] * span).as_strided(lifted.shape, (span, *recorded.stride))
-    places = (slice(None), *(slice(0, 1) if stride == 0 else slice(None) for stride in recorded.stride))
-    laid_out[places].copy_(lifted[places])  # elements that share a place are the same number
-    return laid_out
-
-
-SAMPLES = ((0, 1, 1), (1,), (0,))
-"""Whole numbers to try operators on, in turn."""
-
-
-def _sample(kind: TensorType, count: int, integers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Small values of a type; elements that share a place are the same number."""
-    dtype = getattr(torch, kind.dtype)
-    apart = (count, *(1 if stride == 0 else size for size, stride in zip(kind.shape, kind.stride, strict=True)))
-    places = torch.arange(torch.Size(apart).numel(), device=device)
-    if dtype.is_floating_point or dtype.is_complex:
-        numbers = places * 0.618 % 0.5 + 0.25
-    else:
-        numbers = torch.tensor(integers, device=device)[places % len(integers)]
-    return numbers.reshape(apart).to(dtype).expand(count, *kind.shape)
-
-
-def _alike(got: Tensor, wanted: Tensor, kind: TensorType) -> bool:
-    if str(got.dtype).removeprefix("torch.") != kind.dtype or tuple(got.shape[1:]) != kind.shape:
-        return False
-    if not got.dtype.is_floating_point and not got.dtype.is_complex:
-        return torch.equal(got, wanted)
-    return torch.allclose(got.to(torch.complex128), wanted.to(torch.complex128), 1e-2, 1e-2, equal_nan=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -60,6 +61,17 @@ def has_negative_zero(value: Tensor) -> bool:
     if int(bits(value).amin()) >= int(least):
         return False
     return bool(((value == 0) & value.signbit()).any())
+
+
+def where_zero(values: Iterable[Tensor]) -> str:
+    """A fingerprint of where values are zero, and of which sign: proofs rest on no more of their weights."""
+    digest = sha256()
+    for value in values:
+        zero = value == 0
+        signed = zero & value.signbit() if value.dtype.is_floating_point else zero
+        digest.update(repr(tuple(value.shape)).encode())
+        digest.update(torch.stack([zero, signed]).cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def totals(values: Iterable[Tensor]) -> list[Tensor]:

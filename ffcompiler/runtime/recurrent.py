@@ -17,7 +17,8 @@ from ..program import Recurrence
 from .blocks import Env, Values
 from .cells import spelled_out
 from .graphs import GraphCall, graph_call
-from .lifted import Lifted, Window, results_of
+from .lift_window import Window, results_of
+from .lifted import Lifted
 from .steps import Steps, make_steps
 from .windowed import Windowed
 from .workspace import Workspace

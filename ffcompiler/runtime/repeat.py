@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..plan import Bits, Costs, Equality
+from ..plan import Bits, Equality
 from ..program import RepeatedMap
 from .graphs import GraphCall, graph_call
+from .guard import SLACK, Guard
 from .record import Certificate, Ending, RunRecord, Sweep
-from .solve import SLACK, Clock, Solution
+from .solve import Clock, Solution
 from .unmoved import Look, look
 
 Env = Mapping[str, Tensor]
@@ -80,47 +81,39 @@ def make_repeat(loop: RepeatedMap, device: torch.device) -> Repeat:
 
 
 @dataclass(slots=True)
-class StepGuard:
-    """Goes on only while ``spent + the next step + the reference's rest <= SLACK * reference``, in calibrated cost.
+class StepGuard(Guard):
+    """The same for steps, of which each counts: unlike a sweep, it is known beforehand how far it gets.
 
-    Each step counts: unlike a sweep, it is known beforehand how far it gets. Of ``costs``, ``sweep`` is one step and
-    ``certify`` one with a look.
+    Of ``costs``, ``sweep`` is one step of the captured loop, and ``certify`` one with a look.
     """
-
-    costs: Costs | None
-    blocks: int
-    spent: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.spent = self.costs.once if self.costs else 0.0
-
-    @property
-    def reference(self) -> float:
-        return self.costs.step * self.blocks if self.costs else 0.0
 
     @property
     def every(self) -> int:
         """One look in so many steps: all looks together then have their share of the reference's cost at most."""
         if self.costs is None:
             return 1
-        one, share = self.costs.certify - self.costs.sweep, LOOKS * self.costs.step
-        if one >= share * self.blocks:
+        one, share = self.costs.certify - self.costs.sweep, LOOKS * self.reference
+        if one >= share:
             return max(1, self.blocks)
-        return max(1, math.ceil(one / share))
+        return max(1, math.ceil(one * self.blocks / share))
 
-    def allows(self, done: int, looks: bool) -> bool:
+    def allows_step(self, done: int, looks: bool) -> bool:
         """Whether step ``done`` keeps the promise, whatever comes after it."""
         if self.costs is None:
             return True
-        left = self.blocks - done - 1
-        rest = self.costs.once + self.costs.step * left if left else 0.0  # handing over begins anew
-        return self.spent + self._cost(looks) + rest <= SLACK * self.reference
+        return self.spent + self.cost(looks) + self.rest(done + 1) <= SLACK * self.reference
 
-    def charge(self, looks: bool) -> None:
-        self.spent += self._cost(looks)
+    def why_step(self, done: int, looks: bool) -> str:
+        """What was spent, and what step ``done`` would have needed."""
+        begun = f"after step {done} of {self.blocks}" if done else "no step is worth its cost"
+        rest = self.rest(done + 1)
+        need = f"{self.spent:.3g} s spent + {self.cost(looks):.3g} s for a step + {rest:.3g} s for the rest"
+        total = self.spent + self.cost(looks) + rest
+        return f"{begun}: {need} would be {total:.4g} s, above {SLACK} of the reference's {self.reference:.4g} s"
 
-    def _cost(self, looks: bool) -> float:
-        return 0.0 if self.costs is None else self.costs.certify if looks else self.costs.sweep
+    def _captured_step(self) -> float:
+        assert self.costs is not None
+        return self.costs.sweep
 
 
 @dataclass(slots=True)
@@ -141,12 +134,12 @@ class RepeatRun:
         state, step, blocks = init, self.repeat.steps(self.env), self.repeat.blocks
         for k in range(blocks):
             looks = (k + 1) % self.every == 0 and k + 1 < blocks
-            if not self.guard.allows(k, looks):
-                return self._end(state, k, Ending.GUARD)
+            if not self.guard.allows_step(k, looks):
+                return self._end(state, k, Ending.GUARD, self.guard.why_step(k, looks))
             started = self.clock()
             after = step(state)
             found = look(state, after, self.equality) if looks else Look(False)
-            self.guard.charge(looks)
+            self.guard.charge(looks, 0.0)  # a step cannot stall: it is the reference's own
             self._note(k, found, self.clock() - started)
             if found.same:
                 # under a tolerance what was measured is how far a step moves the old state: that is what is kept

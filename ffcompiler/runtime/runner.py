@@ -12,22 +12,24 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph, Ref
-from ..plan import Bits, Method, Plan, Tolerance, key_text
+from ..plan import Bits, Method, Plan, Tolerance
 from ..program import ArrayLoop, Chain, Loop, Program, Recurrence, RepeatedMap
 from ..proof import Proof
 from ..randomness import States, set_states, state_of
 from ..scopes import left
 from .blocks import Blocks
 from .chained import Chained, make_chained
+from .checks import Checks, make_checks
 from .draws import Draws, make_draws
 from .graphs import GraphCall, graph_call
-from .magnitude import largest, unbounded
+from .guard import STALL, Guard, Handover
+from .magnitude import Reach
 from .overwrites import Overwrites, make_overwrites
 from .premises import Zeros
-from .record import Certificate, Ending, RunRecord, Sweep
+from .record import Certificate, RunRecord, Sweep
 from .recurrent import Recurrent, make_recurrent
 from .repeat import Repeat, RepeatRun, StepGuard, claim, make_repeat
-from .solve import Clock, Guard, Solution, Solve, always_certifies
+from .solve import Clock, Solution, Solve, always_certifies
 from .steps import Steps, make_steps
 from .system import System, by_levels, make_system
 
@@ -44,6 +46,7 @@ class Execution:
     solution: Solution | None = None
     drawn_from: States = field(default_factory=dict)  # where random generators were before the call's draws
     drawing_seconds: float = 0.0
+    otherwise: str = ""  # which of the function's tests on values came out otherwise: then this is not its program
 
 
 @dataclass(slots=True)
@@ -55,6 +58,7 @@ class Runner:
     device: torch.device
     guarded: bool = True
     clock: Clock = time.perf_counter
+    handover: Handover = Handover.RESUMED
     program: Program = field(init=False)
     system: System | None = field(init=False, default=None)  # its blocks are the steps of the reference, in order
     recurrent: Recurrent | None = field(init=False, default=None)
@@ -62,7 +66,7 @@ class Runner:
     repeat: Repeat | None = field(init=False, default=None)
     chained: Chained | None = field(init=False, default=None)
     draws: Draws = field(init=False)
-    _prologue: GraphCall = field(init=False)
+    checks: Checks = field(init=False)
     _steps: Steps | None = field(init=False, default=None)
     _epilogue: GraphCall = field(init=False)
     _zeros: Zeros = field(init=False)
@@ -72,7 +76,7 @@ class Runner:
         assert self.plan.program is not None
         self.program = self.plan.program
         self.draws = make_draws(self.program, self.device)
-        self._prologue = graph_call(self.program.prologue, self.device)
+        self.checks = make_checks(self.program, self.device)
         self._epilogue = graph_call(self.program.epilogue, self.device)
         self._zeros = Zeros(self.proof, self.device)
         self.overwrites = make_overwrites(self.program, self.device)
@@ -107,17 +111,29 @@ class Runner:
         drawn, drawn_from, seconds = self._drawn(generators or {}) if self.draws else ({}, {}, 0.0)
         names = [leaf.name for leaf in self.program.signature.leaves if leaf.name is not None]
         env: Mapping[str, Tensor] = {**dict(zip(names, arguments, strict=True)), **weights, **drawn}
-        env = self._prologue.extend(env)
+        env, otherwise = self.checks.prologue(env)
         loop = self.program.loop
-        inits = (loop.init,) if isinstance(loop, ArrayLoop) else loop.init
-        if self.system is not None:
-            env = self.system.constants(env)
-        if self.recurrent is not None:
-            env = self.recurrent.constants(env)
-        if self.repeat is not None:
-            env = self.repeat.constants(env)
         record = RunRecord(str(self.plan.schedule), loop.hi - loop.lo)
+        if not otherwise:
+            env, otherwise = self._constants(env)
+        if otherwise:
+            return Execution(env, (), record, None, drawn_from, seconds, otherwise)
+        inits = (loop.init,) if isinstance(loop, ArrayLoop) else loop.init
         return Execution(env, tuple(env[ref.key] for ref in inits), record, None, drawn_from, seconds)
+
+    def _constants(self, env: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
+        """``env`` with the work that no step changes, and why this is not the function's program, if it is not."""
+        system = self.system or self.recurrent or self.repeat
+        if system is None:
+            return env, ""
+        try:
+            return system.constants(env), ""
+        except AssertionError:  # our own logic
+            raise
+        except Exception as error:
+            if not self.checks.after:
+                raise
+            return env, _raised(error)
 
     def _drawn(self, generators: States) -> tuple[dict[str, Tensor], States, float]:
         """The random numbers of a call, where their generator was before, and the seconds that it took."""
@@ -141,19 +157,14 @@ class Runner:
             execution.env = solve.env
         else:
             solution = self._in_steps(solve.run(execution.init[0]), execution.init[0])
-        name = None if self.system is None else self._unbounded(execution, solution)
-        if name is not None:
-            bounds = self.system.bounds if self.system is not None else {}
-            held = f"below {bounds[name]:.4g} in magnitude" if name in bounds else "finite"
-            why = f"{key_text(name)} may not have been {held} in some step of the reference, so nothing is certified"
-            solution = replace(solution, certified=0, ending=Ending.PREMISE, detail=why)
         execution.solution = solution
         record = execution.record
         record.certified, record.ending, record.detail = solution.certified, solution.ending, solution.detail
         return solution
 
     def _repeated(self, repeat: Repeat, execution: Execution, observe: Observe | None) -> Solution:
-        guard = StepGuard(self.plan.costs if self.guarded else None, repeat.blocks)
+        guard = self.guard(self._drawing(execution))
+        assert isinstance(guard, StepGuard)
         equality, env, record = self.plan.equality, execution.env, execution.record
         run = RepeatRun(repeat, equality, guard, guard.every, env, record, self.clock, observe)
         execution.solution = run.run(execution.init)
@@ -170,46 +181,53 @@ class Runner:
             return solution
         return replace(solution, certified=done, state=self.system.reset_from(solution.state, init, done))
 
-    def _unbounded(self, execution: Execution, solution: Solution) -> str | None:
-        """A zero-pattern operand that may be infinite on an array that the reference went through; None if none may.
-
-        In step k the reference evaluates the shared part on final blocks before k and the first state from k on.
-        """
-        system = self.system
-        assert system is not None
-        if not system.finite or solution.certified == 0:
-            return None
-        init = execution.init[0]
-        reached = system.reset_from(solution.state, init, solution.certified)
-        limits = {name: system.bounds.get(name, math.inf) for name in system.finite}
-        return unbounded(system.loop, max(largest(reached), largest(init)), execution.env, limits)
-
     def solver(self, execution: Execution, observe: Observe | None = None) -> Solve:
         """The solve loop of this execution, not yet started."""
         assert self.solving is not None
-        costs = self.plan.costs if self.guarded else None
+        system = self.system
+        limits = {name: system.bounds.get(name, math.inf) for name in system.finite} if system is not None else {}
         return Solve(
             self.solving,
             self.plan.schedule,
             self.plan.equality,
-            Guard(costs, self.solving.blocks, drawn=execution.drawing_seconds),
+            self.guard(self._drawing(execution)),
             execution.env,
             execution.record,
             self.clock,
             observe,
+            Reach(system.loop, limits) if system is not None and limits else None,
+            time.process_time if self.clock is time.perf_counter and self.device.type == "cpu" else None,
         )
 
-    def worth_starting(self) -> bool:
-        """Whether the guard allows a first sweep at all."""
-        if not self.guarded:
-            return True
+    def guard(self, drawn: float | None = None) -> Guard:
+        """That of a run which has just begun, all its random numbers drawn in so many seconds; of one to come."""
+        costs = self.plan.costs if self.guarded else None
         if self.repeat is not None:
-            return StepGuard(self.plan.costs, self.repeat.blocks).allows(0, False)
+            return StepGuard(costs, self.repeat.blocks, drawn, self.handover)
+        assert self.solving is not None
+        return Guard(costs, self.solving.blocks, drawn, self.handover, self.plan.schedule.windows)
+
+    def hindrance(self) -> str:
+        """Why the guard allows no first sweep; empty if it allows one."""
+        guard = self.guard()
+        if isinstance(guard, StepGuard):
+            return "" if guard.allows_step(0, False) else guard.why_step(0, False)
         assert self.solving is not None
         exact = always_certifies(self.solving, self.plan.schedule, self.plan.equality)
         blocks, levels = self.solving.blocks, self.solving.levels
-        width = self.plan.schedule.ahead(0, blocks, levels) if self.solving.priced_by_width else None
-        return Guard(self.plan.costs, self.solving.blocks).allows(0, exact, width)
+        first = (0, self.plan.schedule.ahead(0, blocks, levels)) if self.solving.priced_by_width else None
+        return "" if guard.allows(0, exact, first) else guard.why(0, exact, first, 0)
+
+    def anew(self, execution: Execution) -> bool:
+        """Whether the function from its beginning costs less than what is left of the captured loop."""
+        front = execution.solution.certified if execution.solution else 0
+        return self.guard(self._drawing(execution)).anew(front)
+
+    def _drawing(self, execution: Execution) -> float:
+        """Seconds of its draws, as calibrated; where they took far longer, so many."""
+        known = self.plan.costs.draws if self.plan.costs is not None else 0.0
+        taken = execution.drawing_seconds
+        return known if known and taken <= STALL * known else taken
 
     def resume_state(self, execution: Execution) -> tuple[int, tuple[Tensor, ...]]:
         """How many blocks are certified, and a state in which all later ones are as at the start."""
@@ -273,8 +291,22 @@ class Runner:
         loop = self.program.loop
         names = [ref.key for ref in loop.left] if isinstance(loop, Chain) else left(loop)
         env = {**execution.env, **dict(zip(names, state, strict=True))}
-        outputs = dict(zip(self._epilogue.outputs, self._epilogue.values(env), strict=True))
-        return [outputs[ref] for ref in self.program.epilogue.outputs]
+        outputs = dict(zip((ref.key for ref in self._epilogue.outputs), self._epilogue.values(env), strict=True))
+        env.update(outputs)
+        execution.otherwise = self.checks.failed(env)
+        return [env[leaf.name] for leaf in self.program.result.leaves if leaf.name is not None]
+
+    def complete(self, execution: Execution) -> list[Tensor]:
+        """What remains to be run, and the results: they are the function's unless `Execution.otherwise` says so."""
+        try:
+            return self.results(execution, self.finish(execution))
+        except AssertionError:  # our own logic
+            raise
+        except Exception as error:
+            if not self.checks.after:
+                raise
+            execution.otherwise = _raised(error)
+            return []
 
     # ------------------------------------------------------------------------------------------ certificate
 
@@ -303,6 +335,11 @@ class Runner:
 
 _METHOD = "every certified block was computed by the reference's own calls from final blocks"
 _RESIDUAL_METHOD = "the residual of every block was within the tolerance; this bounds the residual, not the error"
+
+
+def _raised(error: Exception) -> str:
+    """What is said where a program raises that its function, after other tests, may not have gone on with."""
+    return f"{type(error).__name__} was raised where tests on values may have come out otherwise"
 
 
 def estimated_error(residual: float, changes: Sequence[float]) -> float:

@@ -13,65 +13,16 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..plan import Costs, Equality, Schedule, Tolerance
+from ..plan import Equality, Schedule, Tolerance
 from .blocks import Blocks, Env, State, Values
-from .compare import compare_blocks
+from .compare import Compared, compare_blocks
+from .guard import Guard, Window
+from .magnitude import Reach
 from .premises import totals
 from .record import Ending, RunRecord, Sweep
 from .workspace import Workspace
 
-SLACK = 1.05
-"""A run may cost this much of the reference at most, in calibrated cost."""
-STALL = 8.0
-"""A sweep that takes this many times its calibrated cost is charged what it took (denormals can cost 200 times)."""
-
 Clock = Callable[[], float]
-
-
-@dataclass(slots=True)
-class Guard:
-    """Continue only while ``spent + next sweep + sequential rest <= SLACK * reference`` (in calibrated cost).
-
-    ``spent`` begins with the once-per-call work, so a new guard also tells whether that is worth starting.
-
-    ``drawn``: seconds in which all random numbers were drawn. The reference draws them in its steps, and the cost of a
-    step includes it; those of a step that need not be run were drawn all the same.
-    """
-
-    costs: Costs | None
-    blocks: int
-    spent: float = 0.0
-    drawn: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.spent = self.costs.once if self.costs else 0.0
-
-    @property
-    def reference(self) -> float:
-        return self.costs.step * self.blocks if self.costs else 0.0
-
-    def allows(self, certified: int, exact: bool, window: int | None = None) -> bool:
-        """Whether one more sweep keeps the promise; an uncertified one must leave room for its certificate.
-
-        ``window``: the number of blocks of a sweep that is priced by it.
-        """
-        if self.costs is None:
-            return True
-        ahead = self._cost(exact, window) + (0.0 if exact else self.costs.certify)
-        rest = self.costs.once + self.costs.step * (self.blocks - certified)  # handing over begins anew
-        drawn = self.drawn * certified / max(self.blocks, 1)
-        return self.spent + drawn + ahead + rest <= SLACK * self.reference
-
-    def charge(self, exact: bool, seconds: float, window: int | None = None) -> None:
-        if self.costs is not None:
-            cost = self._cost(exact, window)
-            self.spent += cost if seconds <= STALL * cost else seconds
-
-    def _cost(self, exact: bool, window: int | None) -> float:
-        assert self.costs is not None
-        if window is not None:
-            return self.costs.window(window)
-        return self.costs.certify if exact else self.costs.sweep
 
 
 def always_certifies(system: Blocks, schedule: Schedule, equality: Equality) -> bool:
@@ -106,6 +57,8 @@ class Solve:
     record: RunRecord
     clock: Clock = time.perf_counter
     observe: Callable[[Sweep], None] | None = None
+    reach: Reach | None = None
+    work: Clock | None = None  # seconds in which processors worked for this process, where that can be told
     working: int = field(default=0, init=False)
     certified: int = field(default=0, init=False)
     reached: int = field(default=0, init=False)  # blocks that some sweep has worked on
@@ -124,6 +77,8 @@ class Solve:
         state = self.system.start_from(init)
         try:
             self.env = self.system.prepare(self.env)
+            if self._reaches_too_far((init,)):
+                return self._end(state, Ending.PREMISE, self.broken)
             return self._sweeps(state)
         except AssertionError:  # our own logic, not the user's operators
             raise
@@ -146,9 +101,10 @@ class Solve:
         blocks = self.system.blocks
         while self.certified < blocks:
             exact = self.polish or self.working >= blocks
-            if not self.guard.allows(self._done(), exact, self.width(exact)):
+            if not self.guard.allows(self._done(), exact, self._priced(exact)):
                 if exact or self.certified == self.working or not self.guard.allows(self._done(), True):
-                    return self._end(state, Ending.GUARD)
+                    why = self.guard.why(self._done(), exact, self._priced(exact), len(self.record.sweeps))
+                    return self._end(state, Ending.GUARD, why)
                 exact = True
             if not self.sweep(state, exact):
                 return self._end(state, Ending.PREMISE, self.broken)
@@ -160,28 +116,48 @@ class Solve:
         return Solution(state, self.certified, ending, detail)
 
     def sweep(self, state: State, exact: bool) -> bool:
-        """One sweep of the window, in place. False if a premise did not hold: then nothing was changed."""
+        """One sweep of the window, in place. False if a premise did not hold: then the fronts are where they were.
+
+        However it ends, it is paid for.
+        """
         lo, hi = self._window(exact)
         if not exact and self.workspace is not None and self.system.windowed is not None:
             self.system.windowed.prepare(self.workspace, self._low(), hi)  # once for all runs, so it is not timed
-        started = self.clock()
-        width = self.width(exact)
+        priced, worked, started = self._priced(exact), self.work and self.work(), self.clock()
+        found, seconds = None, 0.0
+        try:
+            found = self._update(state, lo, hi, exact)
+        finally:
+            seconds = self.clock() - started
+            spent = min(seconds, self.work() - worked) if self.work and worked is not None else seconds
+            self.guard.charge(exact, spent, priced)  # that other processes had the processors is no sweep's fault
+        if found is not None:
+            self._note(Sweep(lo, hi, self.working, exact, seconds, found.residual, found.change))
+        return found is not None
+
+    def _update(self, state: State, lo: int, hi: int, exact: bool) -> Compared | None:
+        """New values in their place, and the fronts moved; None if a premise did not hold."""
+        filled = self.width(exact) is None
         values, operands = self._values(state, lo, hi, exact)
         found = compare_blocks(self.equality, self.system.read(state, lo, hi), values, totals(operands))
         if operands and not self.system.premises_hold(operands, found.numbers):
             self.broken = f"sweep {len(self.record.sweeps) + 1} did not meet {self.system.failed(operands)}"
-            return False
+            return None
         # under a tolerance the residual of an unchanged block was measured on its old value: that is what is kept
         keep = 0 if found.residual is None else found.unchanged
         if keep < hi - lo:
             self.system.write(state, lo + keep, hi, tuple(leaf[keep:] for leaf in values) if keep else values)
-        self._settle(lo + found.unchanged, hi, exact, filled=width is None)
         front = self.system.final(lo + found.unchanged, hi)
+        if exact and self.reach is not None and self._reaches_too_far(self.system.read(state, self.certified, front)):
+            return None
+        self._settle(lo + found.unchanged, hi, exact, filled)
         self._advance(front, hi, exact)
-        seconds = self.clock() - started
-        self.guard.charge(exact, seconds, width)
-        self._note(Sweep(lo, hi, front, exact, seconds, found.residual, found.change))
-        return True
+        return found
+
+    def _reaches_too_far(self, values: Values) -> bool:
+        """Whether, with these among its blocks, the reference may have evaluated what a premise excludes."""
+        self.broken = "" if self.reach is None else self.reach.broken(self.env, values) or ""
+        return bool(self.broken)
 
     def _values(self, state: State, lo: int, hi: int, exact: bool) -> tuple[Values, list[Tensor]]:
         """New values of the window, and the operands whose finiteness they rest on: a windowed sweep claims nothing."""
@@ -194,8 +170,12 @@ class Solve:
             windowed.refresh(self.workspace, state, self._low(), hi)
         return self.system.window(self.env, self.workspace, state, lo, hi), []
 
+    def _priced(self, exact: bool) -> Window | None:
+        """The blocks that the next sweep works on, if they are what it costs."""
+        return self._window(exact) if self.system.priced_by_width else self.width(exact)
+
     def width(self, exact: bool = False) -> int | None:
-        """Blocks that the next sweep works on, if that is what it costs: the first windowed one fills the workspace."""
+        """Their number, if that is what it costs: the first windowed sweep fills the workspace."""
         if self.system.priced_by_width:
             lo, hi = self._window(exact)
             return hi - lo

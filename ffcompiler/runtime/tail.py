@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from ..graph import Node
 from ..program import ArrayLoop
-from .lifted import Lifted, Window
+from .lift_window import Window
+from .lifted import Lifted
 
 __all__ = ["Tail", "Window"]
 
@@ -28,7 +30,7 @@ class Tail:
         self._lifted = Lifted(loop.tail, loop.tables, device, loop.blocks, given)
 
     @property
-    def inexact(self) -> list[Node]:
+    def inexact(self) -> Sequence[Node]:
         """Operators that a certificate evaluates position by position."""
         return self._lifted.inexact
 

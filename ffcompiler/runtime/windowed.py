@@ -13,8 +13,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..plan import Method, Schedule
+from ..plan import Schedule
 from ..program import ArrayLoop
+from ..schedules import quantum
 from ..windows import WindowProgram, Windows
 from .binding import bind
 from .graphs import graph_call
@@ -46,12 +47,7 @@ class Windowed:
 
     def quantum(self, schedule: Schedule) -> int:
         """Windows begin and end at multiples of this, so that few different ones occur: rows where there are rows."""
-        blocks = self.loop.blocks
-        block = (
-            1 if schedule.method in (Method.GAUSS_SEIDEL, Method.WAVEFRONT) else schedule.block or max(blocks // 4, 1)
-        )
-        row = self.loop.row
-        return row if row > 1 and block >= row else max(1, block // 8)
+        return quantum(schedule, self.loop.blocks, self.loop.row)
 
     def begin(self, env: Env, state: Tensor) -> Workspace:
         """A workspace with every kept value evaluated on ``state``."""

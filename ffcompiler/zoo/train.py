@@ -1,4 +1,4 @@
-"""Train the zoo's weights: ``python -m ffcompiler.zoo.train made --mnist DIR``, or ``pixelcnn``."""
+"""Train the zoo's weights: ``python -m ffcompiler.zoo.train made --mnist DIR``; or pixelcnn; or char_gru, on a text."""
 
 from __future__ import annotations
 
@@ -10,16 +10,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..errors import FFCompilerError, UsageError
 from .fit import NATS, Recipe, Unit
 from .mnist import load_images
+from .train_char_gru import BITS_PER_CHARACTER, load_text, train_char_gru
 from .train_made import train_made
 from .train_pixelcnn import BITS_PER_PIXEL, train_pixelcnn
 
-__all__ = ["Recipe", "main", "train_made", "train_pixelcnn", "write_atomically"]
+__all__ = ["Recipe", "main", "train_char_gru", "train_made", "train_pixelcnn", "write_atomically"]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a model is trained on: ``load`` reads what the option ``--name`` gives."""
+
+    name: str
+    metavar: str
+    help: str
+    load: Callable[[Path], Tensor]
+    least: int
+    entries: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +44,26 @@ class Training:
     recipe: Recipe
     unit: Unit
     report: str
+    data: Data
+    dtype: torch.dtype = torch.float32  # of the weights in the file
+
+
+DIGITS = Data("mnist", "DIR", "folder with the t10k images (IDX)", load_images, 10, "images")
+TEXT = Data("text", "FILE", "a text in the characters that the model knows", load_text, 1000, "characters")
 
 
 TRAININGS = {
-    "made": Training(train_made, Recipe(epochs=25), NATS, "nats in logit space"),
+    "made": Training(train_made, Recipe(epochs=25), NATS, "nats in logit space", DIGITS),
     "pixelcnn": Training(
-        train_pixelcnn, Recipe(epochs=6, batch=16, clip=200.0), BITS_PER_PIXEL, "bits per pixel of 16 levels"
+        train_pixelcnn, Recipe(epochs=6, batch=16, clip=200.0), BITS_PER_PIXEL, "bits per pixel of 16 levels", DIGITS
+    ),
+    "char_gru": Training(
+        train_char_gru,
+        Recipe(epochs=8, batch=32, clip=1.0),
+        BITS_PER_CHARACTER,
+        "bits per character",
+        TEXT,
+        torch.float16,
     ),
 }
 
@@ -58,8 +86,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ffcompiler.zoo.train", description=__doc__)
     models = parser.add_subparsers(dest="model", required=True)
     for name, training in TRAININGS.items():
-        model = models.add_parser(name, help=f"the model of ffcompiler.zoo.{name}, on MNIST")
-        model.add_argument("--mnist", type=Path, required=True, metavar="DIR", help="folder with the t10k images (IDX)")
+        data = training.data
+        model = models.add_parser(name, help=f"the model of ffcompiler.zoo.{name}")
+        model.add_argument(
+            f"--{data.name}", dest="data", type=Path, required=True, metavar=data.metavar, help=data.help
+        )
         epochs = training.recipe.epochs
         model.add_argument("--epochs", type=int, default=epochs, help="at most this many (default: %(default)s)")
         model.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -73,12 +104,13 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError(f"--epochs {options.epochs}: at least 1 is needed")
     if options.output.exists() and not options.force:
         raise UsageError(f"{options.output}: exists already; name another --output, or replace it with --force")
-    images = load_images(options.mnist)
-    if len(images) < 10:
-        raise UsageError(f"{options.mnist}: {len(images)} images; at least 10 are needed")
     training = TRAININGS[options.model]
-    model, nll = training.train(images, replace(training.recipe, epochs=options.epochs, seed=options.seed))
-    write_atomically(options.output, save(model.state_dict()))
+    data = training.data.load(options.data)
+    if len(data) < training.data.least:
+        needed = f"at least {training.data.least} are needed"
+        raise UsageError(f"{options.data}: {len(data)} {training.data.entries}; {needed}")
+    model, nll = training.train(data, replace(training.recipe, epochs=options.epochs, seed=options.seed))
+    write_atomically(options.output, save({name: t.to(training.dtype) for name, t in model.state_dict().items()}))
     print(f"{options.output}: held-out NLL {training.unit.show(nll)} {training.report}")
 
 

@@ -1,0 +1,103 @@
+"""What was measured of one system, and what follows for the choice: regret, slow-down, error of the prediction."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+EAGER = "eager"
+Seconds = dict[str, list[float]]
+
+
+def ratio(seconds: list[float], by: list[float]) -> float:
+    """The median over the turns that both have: a machine that slows down slows both."""
+    return statistics.median(a / b for a, b in zip(seconds, by, strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One system, compiled by ``auto`` on its example and run on fresh inputs with every candidate.
+
+    ``seconds``: by schedule, and of the user's function (`EAGER`), in turns; far slower ones have fewer. ``predicted``:
+    seconds by schedule before it was tried (of sequential execution: of the reference). ``on_example``: those measured
+    on the example, where it was tried. ``refusal``: why there is nothing to choose from. ``wrong``: what is not as it
+    should be, by schedule. ``hard``: seconds by kind of hard input, of the function and of guarded schedules.
+    ``faults``: why the machine may not have been quiet. ``error``: what compiling or running raised, if anything.
+    """
+
+    system: str
+    kind: str
+    equality: str
+    setting: str
+    chosen: str = ""
+    refusal: str | None = None
+    predicted: dict[str, float] = field(default_factory=dict)
+    on_example: dict[str, float] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    residuals: dict[str, float] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    hard: dict[str, Seconds] = field(default_factory=dict)
+    compile_seconds: float = 0.0
+    whole_seconds: float = 0.0
+    faults: list[str] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def decided(self) -> bool:
+        """Whether there were schedules to choose from."""
+        return self.refusal is None and self.error is None
+
+    def median(self, variant: str) -> float:
+        return statistics.median(self.seconds[variant])
+
+    @property
+    def best(self) -> str:
+        """The schedule that the chosen one is farthest behind, itself if behind none.
+
+        The user's function counts for none: it is no choice that the compiler has.
+        """
+        schedules = [self.chosen, *(name for name in self.seconds if name != EAGER)]
+        return max(schedules, key=lambda name: ratio(self.seconds[self.chosen], self.seconds[name]))
+
+    @property
+    def regret(self) -> float:
+        """Time of the chosen schedule by that of the best one: 1 at least, and 1 where there was nothing to choose."""
+        return ratio(self.seconds[self.chosen], self.seconds[self.best]) if self.decided else 1.0
+
+    @property
+    def slowdown(self) -> float:
+        """Time of a call of the compiled function by that of the user's own."""
+        return ratio(self.seconds[self.chosen], self.seconds[EAGER])
+
+    @property
+    def prediction(self) -> float | None:
+        """Predicted by measured time of the chosen schedule."""
+        predicted = self.predicted.get(self.chosen)
+        return None if predicted is None or not self.decided else predicted / self.median(self.chosen)
+
+    def guarded(self) -> dict[str, float]:
+        """Time of guarded runs on hard inputs by the user's function's, by kind of input and schedule."""
+        return {
+            f"{kind}, {name}": ratio(times, seconds[EAGER])
+            for kind, seconds in self.hard.items()
+            for name, times in seconds.items()
+            if name != EAGER
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def derived(self) -> dict[str, Any]:
+        """What follows from the raw numbers."""
+        if self.error is not None:
+            return {"error": self.error}
+        return {
+            "best": self.best,
+            "regret": self.regret,
+            "slowdown": self.slowdown,
+            "predicted_by_measured": self.prediction,
+            "guarded_by_eager": self.guarded(),
+            "median_seconds": {name: self.median(name) for name in self.seconds},
+        }

@@ -1,0 +1,207 @@
+"""Which schedules are considered for a plan, and which one is taken: pure functions of what was measured.
+
+The same measurements give the same plan: ties go to the earlier candidate (docs/decision.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from .convergence import Shape, Trace, quantile, simulate
+from .errors import ScheduleError
+from .memory import predicted_bytes
+from .plan import Bits, Candidate, Convergence, Costs, Equality, Method, Plan, Schedule
+from .program import Chain, Recurrence, RepeatedMap
+from .proof import Proof
+from .schedules import candidates_for, candidates_for_chain, candidates_for_recurrence
+
+SEQUENTIAL = Schedule(Method.SEQUENTIAL)
+JACOBI = Schedule(Method.JACOBI)
+NEAR = 1.05
+"""Candidates this close to the fastest are as good: the first of them is taken, so that noise does not decide."""
+MARGIN = 1.25
+"""What was not run must be predicted so many times as fast as the best that was: a prediction can be off."""
+HOPELESS = 2.0
+"""A candidate that is predicted to take so many times as long as the best known one is not run."""
+RUNS = 3
+"""So many candidates are run at most, where all are predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """``costs`` in seconds; ``wrong`` says which candidate certified other bits than the reference's, if any did."""
+
+    costs: Costs
+    reference_seconds: float
+    candidates: tuple[Candidate, ...]
+    wrong: str | None = None
+    convergence: Convergence | None = None
+
+
+def to_try(plan: Plan, proof: Proof, wanted: Schedule | None) -> tuple[Schedule, ...]:
+    """The schedules that are considered. Raises: `ScheduleError` for one that this kind of system does not have."""
+    if isinstance(plan.system, RepeatedMap):
+        if wanted is not None and wanted != JACOBI:
+            raise ScheduleError(
+                f"every step of the loop is the same map of its whole state: there is no {wanted} of that, "
+                "only jacobi, which stops when the state repeats, and sequential"
+            )
+        return (JACOBI,)
+    if isinstance(plan.system, Recurrence):
+        if wanted is not None and wanted.windows:
+            raise ScheduleError(f"{wanted}: the sweeps of a recurrence compute their window only, with any schedule")
+        if wanted is not None and wanted.method is Method.JACOBI_GS:
+            raise ScheduleError(f"{wanted}: the steps of a recurrence are computed at once; e.g. gs-jacobi(16)")
+        return candidates_for_recurrence(plan.system.blocks) if wanted is None else (wanted,)
+    if isinstance(plan.system, Chain):
+        return _for_chain(plan.system, plan.equality) if wanted is None else (_of_chain(wanted, plan.equality),)
+    if wanted is not None and wanted.method is Method.JACOBI_GS:
+        raise ScheduleError(f"{wanted}: only the blocks of a chain can run in order within a sweep; e.g. gs-jacobi(16)")
+    return candidates_for(*_shape(plan), proof.wave is not None) if wanted is None else (wanted,)
+
+
+def _for_chain(system: Chain, equality: Equality) -> tuple[Schedule, ...]:
+    tried = candidates_for_chain(system.blocks, len(system.levels))
+    return tuple(s for s in tried if s.method is not Method.JACOBI_GS or isinstance(equality, Bits))
+
+
+def _of_chain(wanted: Schedule, equality: Equality) -> Schedule:
+    """``wanted``, if the blocks of a chain can be solved by it. Raises: `ScheduleError`."""
+    if wanted.windows:
+        raise ScheduleError(f"{wanted}: the blocks of a chain are computed whole; use it without windows")
+    if wanted.method is Method.JACOBI_GS and not isinstance(equality, Bits):
+        raise ScheduleError(
+            f"{wanted}: blocks that run in order within a sweep leave no residual to be held against a tolerance; "
+            'use equality="bits", or jacobi'
+        )
+    return wanted
+
+
+def _shape(plan: Plan) -> tuple[int, int]:
+    """Blocks in the array, and in a row of it."""
+    loop = plan.array
+    assert loop is not None
+    return loop.blocks, loop.row
+
+
+# ---------------------------------------------------------------------------------------------------- predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What predictions are made from: all of it measured. ``shape`` is that of the system by a schedule's order."""
+
+    plan: Plan
+    proof: Proof
+    shape: Callable[[Schedule], Shape]
+    costs: Costs
+    reference_seconds: float
+    traces: tuple[Trace, ...] = ()
+    memory_limit: int | None = None
+
+    def predict(self, schedule: Schedule, certifying: Mapping[bool, int]) -> Candidate | None:
+        """The candidate as it is expected to run; None where there is no trace to tell from.
+
+        ``certifying``: for schedules without and with windows, how many sweeps certify after the others.
+        """
+        if not self.traces:
+            return None
+        shape = replace(self.shape(schedule), certifying=certifying.get(schedule.windows, 1))
+        runs = [simulate(schedule, shape, trace, self.costs) for trace in self.traces]
+        run = runs[quantile([run.seconds for run in runs])]
+        stopped = f"predicted to stop at block {run.certified} of {shape.blocks}: guard"
+        note = stopped if run.certified < shape.blocks else _speed(self.reference_seconds / run.seconds)
+        memory = self.bytes_of(schedule)
+        return Candidate(schedule, run.seconds, run.sweeps, note, run.certifying, run.seconds, False, memory)
+
+    def bytes_of(self, schedule: Schedule) -> int | None:
+        """Predicted memory of a run."""
+        return predicted_bytes(self.plan, self.proof, schedule)
+
+    def too_large(self, schedule: Schedule) -> bool:
+        """Whether a run would need more memory than it may."""
+        return self.memory_limit is not None and (self.bytes_of(schedule) or 0) > self.memory_limit
+
+
+def _speed(ratio: float) -> str:
+    return f"{ratio:.3g}x the reference's speed"
+
+
+def next_to_run(
+    known: Sequence[Candidate], predicted: Sequence[Candidate], reference_seconds: float, limit: int = RUNS
+) -> Candidate | None:
+    """The best predicted candidate, if running it can change the choice."""
+    if len(known) >= limit or not predicted:
+        return None
+    best = min(predicted, key=lambda c: c.seconds)
+    fastest = min([reference_seconds, *(c.seconds for c in known)])
+    return best if best.seconds * bias(known) <= HOPELESS * fastest else None
+
+
+def bias(candidates: Sequence[Candidate]) -> float:
+    """How many times as long as predicted those took that were run: the median, and 1 at least."""
+    ratios = [c.seconds / c.predicted for c in candidates if c.measured and c.predicted]
+    return max(1.0, median(ratios)) if ratios else 1.0
+
+
+# ---------------------------------------------------------------------------------------------------- the choice
+
+
+def choose(plan: Plan, wanted: Schedule | None, calibration: Calibration) -> Plan:
+    """The plan with the schedule that was asked for, or the fastest one; never one that certified wrong bits."""
+    sequential = Candidate(SEQUENTIAL, calibration.reference_seconds, 0, "the reference")
+    costs, convergence = calibration.costs, calibration.convergence
+    plan = replace(plan, costs=costs, convergence=convergence, candidates=(sequential, *calibration.candidates))
+    if calibration.wrong is not None:
+        return replace(
+            plan, premises=(), refusal=f"on the example inputs a parallel run went wrong: {calibration.wrong}"
+        )
+    if wanted is not None:
+        return replace(plan, schedule=wanted, why="the schedule was asked for by name")
+    best = best_of(sequential, calibration.candidates)
+    return replace(plan, schedule=best.schedule, why=_why(best, plan.candidates), candidates=_told(best, plan))
+
+
+def best_of(sequential: Candidate, candidates: Sequence[Candidate]) -> Candidate:
+    """The fastest of those that were run, or the first one near it; one that was not only if it is clearly faster."""
+    able = [c for c in candidates if not c.excluded]
+    run = [sequential, *(c for c in able if c.measured)]
+    fastest = min(run, key=lambda c: c.seconds)
+    factor = MARGIN * bias(able)
+    promising = [c for c in able if not c.measured and factor * c.seconds <= fastest.seconds]
+    if promising:
+        return min(promising, key=lambda c: c.seconds)
+    if fastest is sequential:
+        return sequential
+    return next(c for c in run[1:] if c.seconds <= NEAR * fastest.seconds)
+
+
+def _why(best: Candidate, candidates: Sequence[Candidate]) -> str:
+    sequential = candidates[0]
+    if best is sequential:
+        return "no parallel schedule was faster than the reference on the example inputs"
+    measured = "on the example inputs" if best.measured else "predicted for the example inputs"
+    others = sorted(c.seconds for c in candidates if c is not best and not c.excluded)
+    ratio = sequential.seconds / best.seconds
+    return (
+        f"{best.seconds:.4g} s {measured}, {ratio:.1f}x the reference's speed; "
+        f"the fastest other candidate needs {others[0]:.4g} s"
+    )
+
+
+def _told(best: Candidate, plan: Plan) -> tuple[Candidate, ...]:
+    """The candidates, each loser with what it lost by."""
+    return tuple(
+        c if c is best or c.excluded else replace(c, note=f"{c.note}; {_lost(c, best)}") for c in plan.candidates
+    )
+
+
+def _lost(loser: Candidate, best: Candidate) -> str:
+    ratio = loser.seconds / best.seconds
+    if not loser.measured:
+        return f"not run: predicted {ratio:.2f}x the time of {best.schedule}"
+    if ratio <= NEAR and best.measured:
+        return f"no faster than {best.schedule} by more than noise"
+    return f"{ratio:.2f}x the time of {best.schedule}"

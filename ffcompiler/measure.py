@@ -1,0 +1,320 @@
+"""Measured on the example inputs: the reference, sweeps of each kind and width, and runs of candidates to their end."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .capture import Replay
+from .convergence import Fresh, Shape, Trace
+from .lyapunov import largest_exponent
+from .plan import Bits, Candidate, Convergence, Costs, Method, Plan, Schedule, Tolerance
+from .program import ArrayLoop, Chain, Recurrence
+from .proof import Proof
+from .rest_costs import with_rest
+from .runtime.equality import same_bits
+from .runtime.record import Ending, RunRecord
+from .runtime.repeat_costs import repeat_costs
+from .runtime.runner import Execution, Runner
+from .runtime.solve import Solve
+from .traces import take_trace
+
+QUICK = 1.0
+"""Seconds: a reference faster than this is timed whole; of a slower one this much is run, and the rest extrapolated."""
+PLACES = (1, 3, 5, 7)
+"""In eighths of the array: where windowed sweeps are measured."""
+WIDTHS = 5
+"""Windows are measured at so many widths."""
+SHORT = 0.2
+"""Seconds: so much of a reference is run where it is timed in turns with something else."""
+SLOW = 5.0
+"""Seconds: candidates whose first run is faster than this are run twice, and the better time counts.
+
+The first run also makes the windows that occur, hundreds where the front moves by single positions.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What is measured: a recorded run with its results, the weights, and how long the reference takes.
+
+    ``seconds`` times the reference on the same arguments: of one that takes longer than the seconds it is given, some
+    steps, and the rest extrapolated.
+    """
+
+    replay: Replay
+    weights: Callable[[], Mapping[str, Tensor]]
+    seconds: Callable[[float], float]
+    others: tuple[Replay, ...] = ()  # further inputs, of which only arguments and generators count
+
+
+@dataclass(slots=True)
+class Left:
+    """Seconds that are left of a budget, from now on."""
+
+    seconds: float
+    end: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.end = time.perf_counter() + self.seconds
+
+    def __call__(self) -> float:
+        return self.end - time.perf_counter()
+
+    def share(self, part: float) -> Left:
+        """A part of what is left, from now on."""
+        return Left(part * max(self(), 0.0))
+
+
+@dataclass(slots=True)
+class Trial:
+    plan: Plan
+    proof: Proof
+    example: Example
+    device: torch.device
+    runners: dict[Schedule, Runner] = field(default_factory=dict)  # of candidates, with the windows that they made
+    shapes: dict[bool, Shape] = field(default_factory=dict)  # of the blocks in order, and sorted by level
+
+    def _begin(self, runner: Runner, weights: Mapping[str, Tensor]) -> Execution:
+        """The run whose results are known: on the same arguments, with the same random numbers."""
+        known = self.example.replay
+        return runner.begin(known.arguments, weights, known.generators)
+
+    def costs(self, reference_seconds: float, schedules: Sequence[Schedule]) -> Costs:
+        """From a few sweeps of each kind, bookkeeping included, on the first state; windows at a few widths."""
+        runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.proof, self.device, guarded=False)
+        system, repeat = runner.system, runner.repeat
+        weights = self.example.weights()
+        with torch.no_grad():
+            execution = self._begin(runner, weights)
+            once = _median_seconds(lambda: runner.broken_patterns(self._begin(runner, weights)), self.device)
+            if runner.draws:  # part of the cost of steps (`Guard`)
+                once = max(once - _median_seconds(runner.draws, self.device), 0.0)
+            if repeat is not None:
+                now, state = partial(_now, self.device), execution.init
+                again = partial(self.example.seconds, SHORT)
+                equality, env = self.plan.equality, execution.env
+                return repeat_costs(repeat, env, state, equality, reference_seconds, once, now, again)
+            if runner.solving is not None and runner.solving.priced_by_width:
+                return self._recurrence_costs(reference_seconds, schedules, once)
+            assert system is not None
+            certify = self._sweep_seconds(runner, execution, True, reference_seconds)
+            sweep = certify if system.exact else self._sweep_seconds(runner, execution, False, reference_seconds)
+            measured = [self._window_seconds(s, reference_seconds) for s in _few([s for s in schedules if s.windows])]
+        windows = {width: seconds for width, seconds, _ in measured}
+        fill = statistics.median([fill for _, _, fill in measured] or [0.0])
+        step = reference_seconds / system.blocks
+        return Costs(step, sweep, certify, once, tuple(sorted(windows.items())), fill=fill)
+
+    def rest(self, costs: Costs) -> Costs:
+        """``costs`` with what the guard has to know besides."""
+        runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.proof, self.device, guarded=False)
+        with torch.no_grad():
+            execution = self._begin(runner, self.example.weights())
+            return with_rest(costs, runner, execution, self.example.replay, partial(_now, self.device))
+
+    def _recurrence_costs(self, reference_seconds: float, schedules: Sequence[Schedule], once: float) -> Costs:
+        """A sweep costs what its window has: seconds at the widths that the schedules have, and of a whole sweep."""
+        blocks = self._blocks
+        levels = self.plan.system.levels if isinstance(self.plan.system, Chain) else ()
+        few = _few([s for s in schedules if s.block is not None and s.method is not Method.JACOBI_GS])
+        others = [s for s in schedules if s.block is None or s.method is Method.JACOBI_GS]
+        widths = {s.ahead(0, blocks, levels): s for s in (*few, *others)} | {blocks: Schedule(Method.JACOBI)}
+        seconds: dict[int, float] = {}
+        for width, schedule in sorted(widths.items()):
+            runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
+            execution = self._begin(runner, self.example.weights())
+            seconds[width] = self._sweep_seconds(runner, execution, True, reference_seconds)
+            if width == blocks and runner.recurrent is not None:
+                prepare, env = runner.recurrent.prepare, execution.env
+                once += _median_seconds(lambda: prepare(env), self.device)  # noqa: B023 - called at once
+        return Costs(reference_seconds / blocks, seconds[blocks], seconds[blocks], once, tuple(sorted(seconds.items())))
+
+    @property
+    def _blocks(self) -> int:
+        assert self.plan.system is not None
+        return self.plan.system.blocks
+
+    def _window_seconds(self, schedule: Schedule, reference_seconds: float) -> tuple[int, float, float]:
+        """Blocks and seconds of a windowed sweep at some places of the array; seconds of the one that fills buffers.
+
+        In turns: a sweep over the same place again would find weights and values in the processor's cache.
+        """
+        runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
+        assert runner.system is not None
+        execution = self._begin(runner, self.example.weights())
+        solve = runner.solver(execution)
+        state = runner.system.start_from(execution.init[0])
+        fronts = [0] if schedule.method is Method.JACOBI else [runner.system.blocks * k // 8 for k in PLACES]
+        try:
+            solve.sweep(state, False)  # makes the workspace
+            solve.release()
+            started = _now(self.device)
+            _restart(solve).sweep(state, False)  # fills it
+            fill = _now(self.device) - started
+            widths = [_restart(solve, front).width() or 1 for front in fronts]
+            sweeps = [lambda front=front: _restart(solve, front).sweep(state, False) for front in fronts]
+            seconds = _mean_seconds(sweeps, self.device)
+            return round(statistics.mean(widths)), seconds, fill
+        except Exception:  # as for whole sweeps
+            return runner.system.blocks, 2 * reference_seconds, 2 * reference_seconds
+        finally:
+            solve.release()
+
+    def _sweep_seconds(self, runner: Runner, execution: Execution, exact: bool, reference_seconds: float) -> float:
+        """The median of a few sweeps over the whole array; a sweep that raises or fails a premise ends the look."""
+        solve = runner.solver(replace(execution, record=RunRecord("", 0)))
+        init = execution.init if runner.system is None else execution.init[0]
+        state = solve.system.start_from(init)
+        try:
+            solve.env = solve.system.prepare(solve.env)
+            solve.sweep(state, exact)  # not counted: first call
+            return _median_seconds(lambda: _restart(solve).sweep(state, exact), self.device)
+        except Exception:  # speculation on states that never occur: priced such that no sweep is started here
+            return 2 * reference_seconds
+
+    def shape(self, schedule: Schedule) -> Shape:
+        """What simulation has to know of the system, its blocks in the schedule's order."""
+        by_levels = schedule.method is Method.WAVEFRONT
+        if by_levels not in self.shapes:
+            self.shapes[by_levels] = self._shape(schedule)
+        return self.shapes[by_levels]
+
+    def _shape(self, schedule: Schedule) -> Shape:
+        solving = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False).solving
+        assert solving is not None
+        exact = solving.exact or isinstance(self.plan.equality, Tolerance)
+        row = self.plan.array.row if self.plan.array is not None else 1
+        return Shape(solving.blocks, exact, solving.priced_by_width, solving.levels, row)
+
+    def traces(self, left: Left) -> tuple[Trace, ...]:
+        """Of the example and of further inputs, as far as there is time; of a chain its levels tell all."""
+        system = self.plan.system
+        if isinstance(system, Chain):
+            return (Trace(system.blocks, (Fresh(0, system.levels),)),)
+        inputs = (self.example.replay, *self.example.others)
+        weights = self.example.weights()
+        found = [take_trace(self.plan, self.proof, known, weights, left.share(1 / len(inputs))) for known in inputs]
+        return tuple(trace for trace in found if trace is not None)
+
+    def convergence(self, traces: Sequence[Trace], left: Left) -> Convergence | None:
+        """What is said of how the system converges: nothing of a chain, whose levels are seen in its graph."""
+        if not isinstance(self.plan.system, ArrayLoop | Recurrence):
+            return None
+        lyapunov = None
+        if isinstance(self.plan.system, Recurrence):
+            runner = Runner(self.plan, self.proof, self.device, guarded=False)
+            with torch.no_grad():
+                lyapunov = largest_exponent(runner, self._begin(runner, self.example.weights()), left)
+        return Convergence(tuple(t.sweeps for t in traces), any(not t.whole for t in traces), lyapunov)
+
+    def run(self, schedule: Schedule, costs: Costs, reference_seconds: float) -> tuple[Candidate, bool]:
+        """One candidate through to the end, and whether its bits are the reference's."""
+        runner = Runner(replace(self.plan, schedule=schedule, costs=costs), self.proof, self.device)
+        self.runners[schedule] = runner
+        known, ok = self.example.replay, True
+        runs = []
+        for _ in range(2):
+            seconds, record, results = self._once(runner)
+            if record.ending is Ending.SWEEPS and isinstance(self.plan.equality, Bits) and known.complete:
+                ok = ok and all(same_bits(a, b) for a, b in zip(results, known.results, strict=True))
+            runs.append((self._whole(seconds, record, costs), record))
+            far = isinstance(self.plan.system, Recurrence) and 2 * record.certified < record.blocks
+            if far or seconds > SLOW:
+                break  # once is enough to know
+        seconds, record = min(runs, key=lambda run: run[0])
+        note = _note(record, ok, reference_seconds / seconds)
+        certifying = sum(1 for s in record.sweeps if s.certified)
+        return Candidate(schedule, seconds, len(record.sweeps), note, certifying), ok
+
+    def again(self, candidate: Candidate, reference_seconds: float) -> Candidate:
+        """The same candidate once more; the better time counts."""
+        runner = self.runners[candidate.schedule]
+        assert runner.plan.costs is not None
+        seconds, record, _ = self._once(runner)
+        whole = self._whole(seconds, record, runner.plan.costs)
+        if whole >= candidate.seconds or len(record.sweeps) != candidate.sweeps:
+            return candidate
+        return replace(candidate, seconds=whole, note=_note(record, True, reference_seconds / whole))
+
+    @staticmethod
+    def _whole(seconds: float, record: RunRecord, costs: Costs) -> float:
+        """With the steps that sweeps have left over."""
+        if record.ending is Ending.SWEEPS:
+            return seconds
+        return seconds + costs.step * (record.blocks - record.certified)
+
+    def _once(self, runner: Runner) -> tuple[float, RunRecord, list[Tensor]]:
+        weights = self.example.weights()
+        with torch.no_grad():
+            started = _now(self.device)
+            execution = self._begin(runner, weights)
+            runner.broken_patterns(execution)
+            solution = runner.sweep(execution)
+            results = runner.so_far(execution, solution)
+            return _now(self.device) - started, execution.record, results
+
+
+def _few(schedules: Sequence[Schedule]) -> list[Schedule]:
+    """The narrowest and the widest window, and some between: others are interpolated."""
+    order = sorted(schedules, key=lambda s: (s.block or (1 if s.method is Method.GAUSS_SEIDEL else math.inf), str(s)))
+    places = {round(k * (len(order) - 1) / (WIDTHS - 1)) for k in range(WIDTHS)} if order else set()
+    return [order[place] for place in sorted(places)]
+
+
+def _restart(solve: Solve, front: int = 0) -> Solve:
+    """Back to a front, so that every counted sweep does the same work."""
+    solve.certified = solve.reached = 0
+    solve.working, solve.settled = front, max(front - 1, 0)
+    return solve
+
+
+def _note(record: RunRecord, ok: bool, speedup: float) -> str:
+    if not ok:
+        return "its certified bits are not the reference's"
+    if record.ending is not Ending.SWEEPS:
+        return f"stopped at block {record.certified} of {record.blocks}: {record.ending.name.lower()}"
+    speed = f"{speedup:.1f}x the reference's speed"
+    return f"{record.detail}, {speed}" if record.detail else speed
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def reference_seconds_of(example: Example) -> float:
+    """The best of a few times, as for the candidates."""
+    return min(example.seconds(QUICK) for _ in range(3))
+
+
+def _median_seconds(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        started = _now(device)
+        call()
+        times.append(_now(device) - started)
+    return statistics.median(times)
+
+
+def _mean_seconds(calls: Sequence[Callable[[], Any]], device: torch.device, rounds: int = 3) -> float:
+    """The mean over calls of the median over rounds, in which they take turns."""
+    for call in calls:
+        call()
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for call, spent in zip(calls, times, strict=True):
+            started = _now(device)
+            call()
+            spent.append(_now(device) - started)
+    return statistics.mean(map(statistics.median, times))

@@ -1,0 +1,108 @@
+"""From captured program to plan: which system it is, the proof of it, and the runs that both must reproduce."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .capture import Captured
+from .confirm import confirm, interference
+from .errors import CaptureError
+from .passes.chain import chain
+from .passes.checks import checks_in_the_way
+from .passes.dependence import prove
+from .passes.partition import partition
+from .passes.recurrence import recurrence
+from .passes.repeated import repeated
+from .plan import Equality, Method, Plan, Schedule
+from .probe import best_alignment
+from .program import Chain
+from .proof import NO_PROOF, Proof, Refusal
+from .runtime.runner import Runner
+from .sweepable import sweepable
+
+
+def sound_plan(
+    captured: Captured, weights: Mapping[str, Tensor], equality: Equality, device: torch.device
+) -> tuple[Plan, Proof]:
+    """The plan with its system and proof, its schedule still sequential; or with the refusal that says why not."""
+    plan, proof = _planned(captured, weights, equality, device)
+    assert plan.program is not None
+    later = [] if captured.rest is None else [part.program for part in captured.rest.parts]
+    tested = checks_in_the_way(plan.program, equality, device.type, later)
+    if tested is None or plan.refusal is not None:
+        return plan, proof
+    return replace(plan, refusal=str(tested), premises=()), NO_PROOF
+
+
+def _planned(
+    captured: Captured, weights: Mapping[str, Tensor], equality: Equality, device: torch.device
+) -> tuple[Plan, Proof]:
+    arguments = captured.replays[0].arguments
+    base = Plan(captured.program, Schedule(Method.SEQUENTIAL), equality, device.type)
+    confirm(Runner(base, NO_PROOF, device), captured, weights)
+    if isinstance(captured.program.loop, Chain):
+        return _chained(captured, base, weights), NO_PROOF
+    program = partition(captured.program)
+    if isinstance(program, Refusal):
+        found = _repeated(captured, base, weights) or _recurrent(captured, base, weights, program)
+        return found, NO_PROOF
+    plan = replace(base, program=program)
+    with torch.no_grad():
+        execution = Runner(plan, NO_PROOF, device).begin(arguments, weights, captured.replays[0].generators)
+    proof = prove(program, execution.env)
+    if isinstance(proof, Refusal):
+        return replace(plan, refusal=str(proof)), NO_PROOF
+    proved = replace(plan, premises=proof.premises)
+    runner = Runner(proved, proof, device)
+    confirm(runner, captured, weights)
+    leak = interference(runner, captured, proof, weights)
+    if leak is not None:
+        return replace(plan, refusal=str(leak)), NO_PROOF
+    return replace(proved, align=_alignment(runner, captured, weights)), proof
+
+
+def _chained(captured: Captured, base: Plan, weights: Mapping[str, Tensor]) -> Plan:
+    """The plan of a function without a loop. There is nothing to prove. Raises: `CaptureError` if it is no chain."""
+    program = chain(captured.program)
+    if isinstance(program, Refusal):
+        raise CaptureError(f"{captured.no_loop}\n  {program}")
+    plan = replace(base, program=program)
+    confirm(Runner(plan, NO_PROOF, torch.device(plan.device)), captured, weights)
+    return plan
+
+
+def _repeated(captured: Captured, base: Plan, weights: Mapping[str, Tensor]) -> Plan | None:
+    """The plan of a loop whose steps are all the same map; None if this is none. There is nothing to prove."""
+    program = repeated(captured.program)
+    if isinstance(program, Refusal):
+        return None
+    plan = replace(base, program=program)
+    confirm(Runner(plan, NO_PROOF, torch.device(plan.device)), captured, weights)
+    return plan
+
+
+def _recurrent(captured: Captured, base: Plan, weights: Mapping[str, Tensor], no_array: Refusal) -> Plan:
+    """The plan of a loop that carries its whole state from step to step, or one that says why it is not to be swept."""
+    program = recurrence(captured.program, base.device)
+    why: Refusal | None
+    if isinstance(program, Refusal):
+        why = program
+    else:
+        plan = replace(base, program=program)
+        runner = Runner(plan, NO_PROOF, torch.device(plan.device))
+        confirm(runner, captured, weights)
+        why = sweepable(runner, captured, weights, base.equality)
+        if why is None:
+            return plan
+    return replace(base, refusal=f"{no_array}\nas a recurrence over its whole state: {why}")
+
+
+def _alignment(runner: Runner, captured: Captured, weights: Mapping[str, Tensor]) -> int:
+    replay = captured.replays[0]
+    with torch.no_grad():
+        execution = runner.begin(replay.arguments, weights, replay.generators)
+        return best_alignment(runner, execution, replay.final[0])

@@ -1,0 +1,86 @@
+"""What a run costs beside its sweeps: steps of the captured loop, and what comes after the last block; measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from .capture import Replay
+from .plan import Costs
+from .runtime.runner import Execution, Runner
+from .workers import block_seconds
+
+Now = Callable[[], float]
+"""Seconds, once the device has done all that it was told."""
+ENOUGH = 0.1
+"""Seconds: about so long are steps of the captured loop timed."""
+STEPS = 20
+"""So many of them at most."""
+AT_LEISURE = 0.5
+"""Seconds: blocks of a chain that takes longer are timed once each."""
+
+
+def with_rest(costs: Costs, runner: Runner, execution: Execution, known: Replay, now: Now) -> Costs:
+    """``costs`` with what the guard has to know of a run that hands over, and of one that need not.
+
+    ``known``: the recorded run whose beginning ``execution`` is.
+    """
+    if runner.draws:
+        costs = replace(costs, draws=_median(runner.draws, 3, now))
+    with torch.no_grad():
+        try:
+            after = _median(lambda: _end(runner, execution, known), 3, now)
+            if runner.chained is not None:
+                turns = 1 if costs.step * runner.chained.blocks > AT_LEISURE else 5
+                return replace(costs, after=after, blocks=block_seconds(runner.chained, execution.env, now, turns))
+            return replace(costs, after=after, captured=_step(runner, execution, known, now))
+        except AssertionError:  # our own logic
+            raise
+        except Exception:  # the user's operators, on values that never occur: the reference's steps stand for these
+            return costs
+
+
+def _end(runner: Runner, execution: Execution, known: Replay) -> None:
+    """What follows when sweeps have come to the end."""
+    if runner.chained is not None:
+        held = runner.chained.start_from(())
+        runner.results(execution, runner.chained.finish(execution.env, held, runner.chained.blocks))
+        return
+    collected = known.left
+    if runner.recurrent is not None and runner.recurrent.loop.collected:
+        part = runner.recurrent
+        collected = part.collect(part.prepare(execution.env), part.start_from(execution.init), part.blocks)
+    runner.results(execution, (*known.final, *collected))
+
+
+def _step(runner: Runner, execution: Execution, known: Replay, now: Now) -> float:
+    """Seconds of a step of the captured loop as a handover makes it: the median of a few in the middle."""
+    checkpoint = known.checkpoints[len(known.checkpoints) // 2]
+    k, system = checkpoint.position, runner.system
+    if system is not None:
+        state, env = system.start_from(checkpoint.before[0]), execution.env
+        return _few(lambda: system.step(env, state, k), now)
+    step = runner.repeat.steps(execution.env) if runner.repeat is not None else None
+    if step is not None:
+        return _few(lambda: step(checkpoint.before), now)
+    assert runner.recurrent is not None
+    bound = runner.recurrent.steps.bind(execution.env)
+    return _few(lambda: bound(checkpoint.before, k), now)
+
+
+def _few(call: Callable[[], object], now: Now) -> float:
+    call()  # not counted
+    one = _median(call, 1, now)
+    return _median(call, max(min(STEPS, int(ENOUGH / max(one, 1e-9))), 1), now)
+
+
+def _median(call: Callable[[], object], times: int, now: Now) -> float:
+    seconds = []
+    for _ in range(times):
+        started = now()
+        call()
+        seconds.append(now() - started)
+    return statistics.median(seconds)

@@ -1,0 +1,87 @@
+"""Functions with several loops in a row: what each part takes of the time, and whether solving some is worth it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from .calibrate import Example
+from .modes import as_recorded
+from .plan import Method, Plan, Schedule
+from .proof import Proof
+from .runtime.runner import Runner
+
+SEQUENTIAL = Schedule(Method.SEQUENTIAL)
+ENOUGH = 1.0
+"""Seconds: a reference that takes longer than this is timed once, else three times."""
+
+
+def in_a_row(parts: Sequence[Plan]) -> Plan:
+    """The parts, in order, as one plan."""
+    plan = replace(parts[-1], rest=None)
+    for part in reversed(parts[:-1]):
+        plan = replace(part, rest=plan)
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class PartSeconds:
+    """Of one part: its share of the reference's seconds, and the seconds of its captured loop run step by step."""
+
+    reference: float
+    captured: float
+
+    def share(self, budget: float) -> float:
+        """Its seconds, whatever the budget: the reference cannot run one part by itself."""
+        return self.reference
+
+
+def measure_parts(
+    plan: Plan, proofs: Sequence[Proof], examples: Sequence[Example], timed: Callable[[float], float]
+) -> list[PartSeconds]:
+    """The reference is timed whole; its parts share its time as their captured loops share theirs."""
+    own = [_captured_seconds(p, x, e) for p, x, e in zip(plan.parts, proofs, examples, strict=True)]
+    whole = timed(ENOUGH)
+    if whole < ENOUGH:
+        whole = min(whole, timed(ENOUGH), timed(ENOUGH))
+    total = sum(own)
+    return [PartSeconds(whole * seconds / total, seconds) for seconds in own]
+
+
+def _captured_seconds(plan: Plan, proof: Proof, example: Example) -> float:
+    """The better of two times."""
+    device = torch.device(plan.device)
+    runner = Runner(replace(plan, schedule=SEQUENTIAL, rest=None), proof, device)
+    known, weights = example.replay, example.weights()
+    times = []
+    with torch.no_grad(), as_recorded(device):
+        for _ in range(2):
+            started = time.perf_counter()
+            execution = runner.begin(known.arguments, weights, known.generators)
+            runner.complete(execution)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def worth_it(parts: Sequence[Plan], seconds: Sequence[PartSeconds]) -> Plan:
+    """The parts as they were chosen, or all of them sequential where that costs less: then the function runs as it is.
+
+    A part that is not solved is run by its captured loop, beside others that are.
+    """
+    whole = sum(own.reference for own in seconds)
+    mixed = sum(_seconds(part, own) for part, own in zip(parts, seconds, strict=True))
+    if mixed < whole or all(part.schedule.method is Method.SEQUENTIAL for part in parts):
+        return in_a_row(parts)
+    why = f"with the other parts all would take {mixed:.4g} s, and the function itself {whole:.4g} s"
+    return in_a_row([replace(part, schedule=SEQUENTIAL, why=f"{part.why}; {why}".lstrip("; ")) for part in parts])
+
+
+def _seconds(part: Plan, own: PartSeconds) -> float:
+    if part.schedule.method is Method.SEQUENTIAL:
+        return own.captured
+    return next(c.seconds for c in part.candidates if c.schedule == part.schedule)

@@ -1,0 +1,90 @@
+"""Fronts of plain Jacobi on given inputs, recorded: what `convergence.py` simulates schedules on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .capture import Replay
+from .convergence import Fresh, Trace
+from .plan import Method, Plan, Schedule
+from .program import ArrayLoop, Recurrence
+from .proof import Proof
+from .runtime.record import RunRecord
+from .runtime.runner import Execution, Runner
+from .runtime.solve import Solve
+
+SHARES = (0.5, 0.25, 0.75)
+"""Where Jacobi is begun anew, besides the first block: at these shares of the blocks, as far as there is time."""
+FEW = 8
+"""Blocks: a window over fewer is not worth a run of its own."""
+
+
+class OutOfTime(Exception):
+    """A trace was cut short."""
+
+
+def take_trace(
+    plan: Plan, proof: Proof, replay: Replay, weights: Mapping[str, Tensor], left: Callable[[], float]
+) -> Trace | None:
+    """The trace of one input, cut short where ``left()`` seconds are over; None where sweeps do not run through."""
+    if not isinstance(plan.system, ArrayLoop | Recurrence) or plan.system.blocks < 2:
+        return None
+    jacobi = replace(plan, schedule=Schedule(Method.JACOBI), costs=None)
+    runner = Runner(jacobi, proof, torch.device(plan.device), guarded=False)
+    with torch.no_grad():
+        execution = runner.begin(replay.arguments, weights, replay.generators)
+        try:
+            return _traced(runner, execution, left)
+        except AssertionError:  # our own logic, not the user's operators
+            raise
+        except Exception:  # the user's operators on states that never occur
+            return None
+
+
+def _traced(runner: Runner, execution: Execution, left: Callable[[], float]) -> Trace | None:
+    blocks = runner.plan.system.blocks if runner.plan.system else 0
+    solve = _begun(runner, execution)
+    state = _first(runner, execution)
+    fronts = _fronts(solve, state, 0, left)
+    if fronts is None:
+        return None
+    runs = [Fresh(0, fronts)]
+    if fronts and fronts[-1] >= blocks:
+        for share in SHARES:
+            start = int(share * blocks)
+            if start < FEW or blocks - start < FEW or left() <= 0.0:
+                break
+            solve = _begun(runner, execution)
+            anew = _first(runner, execution)
+            solve.system.write(anew, 0, start, solve.system.read(state, 0, start))
+            fronts = _fronts(solve, anew, start, left)
+            if fronts is None or not fronts or fronts[-1] < blocks:
+                break
+            runs.append(Fresh(start, fronts))
+    return Trace(blocks, tuple(sorted(runs, key=lambda run: run.start)))
+
+
+def _begun(runner: Runner, execution: Execution) -> Solve:
+    solve = runner.solver(replace(execution, record=RunRecord("", 0)))
+    solve.env = solve.system.prepare(solve.env)
+    return solve
+
+
+def _first(runner: Runner, execution: Execution) -> object:
+    assert runner.solving is not None
+    return runner.solving.start_from(execution.init if runner.system is None else execution.init[0])
+
+
+def _fronts(solve: Solve, state: object, start: int, left: Callable[[], float]) -> tuple[int, ...] | None:
+    """The working front after each sweep; as far as there is time. None if a premise fails."""
+    solve.working = solve.certified = start
+    fronts: list[int] = []
+    while solve.working < solve.system.blocks and left() > 0.0:
+        if not solve.sweep(state, solve.polish):
+            return None
+        fronts.append(solve.working)
+    return tuple(fronts)

@@ -1,0 +1,238 @@
+"""However sweeps converge and whatever they cost: a run costs 1.05 of its reference at most, and its answer is right.
+
+All in counted cost, told by the tests' own prices, not by the guard's (`scripted.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scripted import Buffers, Reached, Scripted, Steps, Stopwatch, World
+
+from ffcompiler.plan import Bits, Costs, Equality, Method, Schedule, Tolerance
+from ffcompiler.runtime.guard import Guard, Handover
+from ffcompiler.runtime.record import Ending, RunRecord
+from ffcompiler.runtime.repeat import RepeatRun, StepGuard
+from ffcompiler.runtime.solve import Solve
+
+MOST = 1.05
+SECONDS = st.one_of(st.just(0.0), st.floats(0.001, 3.0), st.floats(0.001, 0.2))
+METHODS = [m for m in Method if m is not Method.SEQUENTIAL]
+WITH_BLOCK = (Method.GS_JACOBI, Method.GROWING, Method.JACOBI_GS, Method.SLIDING)
+
+
+@st.composite
+def worlds(draw: Any, blocks: int, unlike: bool) -> World:
+    """Prices from negligible to far too high, in units of a step."""
+    small, any_price = st.floats(0.0, 0.02 * blocks), st.floats(0.0, 1.5 * blocks)
+    cheap = st.one_of(small, any_price)
+    narrow = draw(small)
+    wide = narrow + draw(cheap)
+    heavy = tuple(draw(st.lists(st.floats(0.01, 10.0), min_size=blocks, max_size=blocks))) if unlike else ()
+    return World(
+        blocks,
+        prologue=draw(cheap),
+        step=1.0,
+        epilogue=draw(cheap),
+        draws=draw(st.one_of(st.just(0.0), st.floats(0.0, 0.9 * blocks))),
+        captured=draw(st.floats(0.01, 3.0)),
+        checks=draw(small),
+        wide=wide,
+        narrow=narrow,
+        certify=draw(cheap),
+        fill=wide + draw(small),
+        heavy=heavy,
+    )
+
+
+@st.composite
+def runs(draw: Any) -> tuple[Scripted, World, Schedule, Equality, Handover]:
+    """A system of some kind, with a schedule that it can have, and how it would be handed over."""
+    blocks = draw(st.integers(1, 40))
+    kind = draw(st.sampled_from(["array", "recurrence", "chain"]))
+    method = draw(st.sampled_from(METHODS))
+    windows = kind == "array" and draw(st.booleans())
+    schedule = Schedule(method, draw(st.integers(1, blocks)) if method in WITH_BLOCK else None, windows)
+    levels: tuple[int, ...] = ()
+    if draw(st.booleans()):
+        levels = tuple(sorted({*draw(st.lists(st.integers(1, blocks), max_size=8)), blocks}))
+    order = tuple(draw(st.permutations(range(blocks)))) if levels and kind == "array" else ()
+    # each sweep makes so many blocks right: by default few, now and then many, so that runs stall early, late, or never
+    advances = draw(st.lists(st.sampled_from([0, 0, 1, 1, 2, blocks // 2, blocks]), min_size=1, max_size=30))
+    tolerance = draw(st.booleans())
+    system = Scripted(
+        blocks,
+        [min(front, blocks) for front in accumulate(advances)],
+        priced_by_width=kind != "array",
+        exact=kind != "array" or draw(st.booleans()),
+        levels=levels,
+        order=order,
+        windowed=Buffers() if kind == "array" else None,
+        fails=draw(st.one_of(st.none(), st.tuples(st.integers(0, 8), st.sampled_from(["raises", "premise"])))),
+    )
+    world = draw(worlds(blocks, kind == "chain"))
+    handover = draw(st.sampled_from(Handover))
+    if handover is Handover.RESUMED:  # a function that draws is not resumed
+        world = replace(world, draws=0.0)
+    assume(world.draws <= world.step * blocks)
+    return system, world, schedule, Tolerance(0.0, 0.25) if tolerance else Bits(), handover
+
+
+def guard_of(world: World, schedule: Schedule, handover: Handover) -> Guard:
+    return Guard(world.costs, world.blocks, world.draws, handover, schedule.windows)
+
+
+def run(
+    system: Scripted, world: World, schedule: Schedule, equality: Equality, handover: Handover, **others: Any
+) -> tuple[Solve, Any, Stopwatch]:
+    """A run up to its end; of a function in its own process only if the first sweep is allowed."""
+    factors = others.pop("factors", [1.0])
+    clock = Stopwatch(world, system, factors)
+    guard = guard_of(world, schedule, handover)
+    record = RunRecord(str(schedule), world.blocks)
+    solve = Solve(system, schedule, equality, guard, {}, record, clock, **others)
+    return solve, solve.run(torch.zeros(1)), clock
+
+
+def rest(solve: Solve, solution: Any, world: World) -> float:
+    """What comes after the sweeps, by the way that a call goes."""
+    done = solve.system.steps_done(solution.certified)
+    if done == world.blocks:
+        return world.epilogue
+    if solve.guard.handover is Handover.RESUMED:
+        return world.prologue + world.step * (world.blocks - done) + world.epilogue
+    return world.live if solve.guard.anew(done) else world.captured_rest(done)
+
+
+@given(runs())
+@settings(max_examples=200)
+def test_no_run_costs_more_than_the_slack_allows_and_every_certified_block_is_right(drawn: Any) -> None:
+    system, world, _, _, handover = drawn
+    solve, solution, clock = run(*drawn)
+    record = solve.record
+    if not system.made and handover is not Handover.LOADED:
+        return  # a call looks before it begins, and leaves all to the function
+    total = world.once + world.draws + clock.total + rest(solve, solution, world)
+    assert total <= MOST * world.reference(handover) + 1e-6, (total, world.reference(handover), record)
+    assert torch.equal(solution.state[0][: solution.certified], system.answer[: solution.certified])
+    assert (solution.certified == world.blocks) == (solution.ending is Ending.SWEEPS)
+    assert abs(record.spent - (world.once + world.draws + clock.total)) <= 1e-6 * (1 + record.spent), "all is paid for"
+    assert abs(record.reference - world.reference(handover)) <= 1e-6 * record.reference + 1e-9
+
+
+@given(runs(), st.lists(st.sampled_from([0.3, 1.0, 7.9]), min_size=1, max_size=5))
+@settings(max_examples=60)
+def test_a_machine_that_is_somewhat_slower_than_calibrated_changes_nothing(drawn: Any, factors: Any) -> None:
+    """Then the reference would be slower too: what counts is calibrated cost."""
+    twin = replace(drawn[0], made=[], right=0, windowed=drawn[0].windowed and Buffers())
+    _, expected, _ = run(*drawn)
+    solve, solution, _ = run(twin, *drawn[1:], factors=factors)
+    assert twin.made == drawn[0].made and solution.ending is expected.ending
+    assert solve.record.certified == expected.certified
+
+
+@given(runs(), st.lists(st.sampled_from([1.0, 1.0, 1.0, 9.0, 200.0]), min_size=1, max_size=6))
+@settings(max_examples=120)
+def test_sweeps_that_stall_are_paid_for_and_only_the_last_may_break_the_bound(drawn: Any, factors: Any) -> None:
+    system, world, _, _, handover = drawn
+    solve, solution, clock = run(*drawn, factors=factors)
+    if not system.made:
+        return
+    made = range(len(system.made))
+    paid = [clock.price(k) * (clock.factor(k) if clock.factor(k) > 8.0 else 1.0) for k in made]
+    total = world.once + world.draws + sum(paid) + rest(solve, solution, world)
+    beyond = paid[-1] - clock.price(made[-1])
+    assert total - beyond <= MOST * world.reference(handover) + 1e-6
+    assert torch.equal(solution.state[0][: solution.certified], system.answer[: solution.certified])
+
+
+@given(runs(), st.integers(0, 40))
+@settings(max_examples=120)
+def test_a_state_that_becomes_too_large_late_costs_no_more_than_the_slack(drawn: Any, at: int) -> None:
+    """The premise on how large the reference's state can be is looked at as blocks are certified, not at the end."""
+    system, world, _, _, handover = drawn
+    solve, solution, clock = run(*drawn, reach=Reached(at))
+    if not system.made:
+        return
+    total = world.once + world.draws + clock.total + rest(solve, solution, world)
+    assert total <= MOST * world.reference(handover) + 1e-6
+    assert solution.certified <= max(at, 0)
+    assert solution.ending is not Ending.SWEEPS or world.blocks <= at
+
+
+def test_a_window_of_few_heavy_blocks_is_priced_by_them() -> None:
+    """Three of ten blocks hold nearly all: counting blocks would call a sweep over them cheap."""
+    costs = Costs(1.0, 10.0, 10.0, 0.0, ((10, 10.0),), blocks=(*[0.01] * 7, *[3.3] * 3))
+    guard = Guard(costs, 10)
+    assert guard.cost(True, (7, 10)) > 0.98 * guard.cost(True, (0, 10)) > 10 * guard.cost(True, (0, 7))
+
+
+def test_what_comes_after_the_loop_is_part_of_every_ending() -> None:
+    """Half of the function is its epilogue: sweeps may not spend that too."""
+    guard = Guard(Costs(1.0, 1.0, 1.0, 0.0, after=50.0), 100)
+    for certified in (0, 50, 99, 100):
+        left = 50.0 * (100 - certified) / 100
+        assert guard.rest(certified) == left + 50.0
+    guard.spent = 54.0
+    assert guard.allows(100, True) and not guard.allows(98, True)
+
+
+def test_where_captured_steps_are_slow_the_function_begins_anew() -> None:
+    guard = Guard(Costs(1.0, 1.0, 1.0, 0.0, captured=2.5), 100, 0.0, Handover.CAPTURED)
+    assert guard.anew(0) and guard.anew(59) and not guard.anew(60) and not guard.anew(100)
+    assert guard.rest(10) == 100.0 and guard.rest(80) == 50.0
+    assert not Guard(Costs(1.0, 1.0, 1.0, 0.0, captured=2.5), 100).anew(0), "it goes on in its middle"
+
+
+def test_a_loaded_artifact_is_held_to_its_own_steps() -> None:
+    costs = Costs(1.0, 1.0, 1.0, 0.5, captured=0.25, after=2.0)
+    assert Guard(costs, 100).reference == 100.0
+    assert Guard(costs, 100, 0.0, Handover.LOADED).reference == 0.5 + 25.0 + 2.0
+    assert Guard(costs, 100).allows(0, True) and not replaced(costs, 1.4).allows(0, True)
+
+
+def replaced(costs: Costs, sweep: float) -> Guard:
+    return Guard(replace(costs, sweep=sweep, certify=sweep), 100, 0.0, Handover.LOADED)
+
+
+# ---------------------------------------------------------------------------------------------------- repeated maps
+
+
+@given(
+    st.integers(1, 60),
+    st.integers(1, 80),
+    st.floats(0.2, 4.0),
+    st.one_of(st.just(0.0), st.floats(0.0, 2.0)),
+    st.floats(0.0, 0.5),
+    st.floats(0.0, 5.0),
+    st.sampled_from(Handover),
+)
+@settings(max_examples=200)
+def test_no_repeated_map_costs_more_than_the_slack_allows(
+    count: int, repeats: int, captured: float, look: float, checks: float, epilogue: float, handover: Handover
+) -> None:
+    steps, once = Steps(count, repeats), 1.0 + checks
+    live = 1.0 + count + epilogue
+    guard = StepGuard(Costs(live / count, captured, captured + look, once, after=epilogue), count, 0.0, handover)
+    record = RunRecord("jacobi", count)
+    solution = RepeatRun(steps, Bits(), guard, guard.every, {}, record).run((torch.zeros(3),))  # type: ignore[arg-type]
+    if not steps.made and handover is not Handover.LOADED:
+        return
+    done, left = steps.made, count - solution.certified
+    looks = sum(1 for k in range(done) if (k + 1) % guard.every == 0 and k + 1 < count)
+    paid = once + captured * done + look * looks
+    reference = once + captured * count + epilogue if handover is Handover.LOADED else live
+    rests = {
+        Handover.RESUMED: 1.0 + left + epilogue,
+        Handover.CAPTURED: live if guard.anew(solution.certified) else captured * left + epilogue,
+        Handover.LOADED: captured * left + epilogue,
+    }
+    assert paid + (rests[handover] if left else epilogue) <= MOST * reference + 1e-6
+    assert float(solution.state[0]) == float(min(done, repeats))
+    assert record.ending is (Ending.GUARD if left else Ending.SWEEPS)
+    assert not left or "would be" in record.detail
