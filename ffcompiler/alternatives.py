@@ -17,13 +17,13 @@ from torch import Tensor
 
 from .capture import Replay
 from .lyapunov import largest_exponent
-from .measure import Left
 from .modes import as_recorded
 from .plan import Alternative, Bits, Method, Plan, Schedule, Tolerance
 from .program import ArrayLoop, Recurrence
 from .proof import Proof
 from .runtime.record import Sweep
 from .runtime.runner import Runner
+from .timing import Left
 
 TOLERANCES = (1e-3, 1e-6)
 """Absolute ones; a run goes on to the last."""

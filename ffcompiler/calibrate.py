@@ -8,17 +8,20 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from .choice import Calibration, Outlook, next_to_run
-from .measure import QUICK, Example, Left, Trial, reference_seconds_of
+from .measure import QUICK, Example, Trial, reference_seconds_of
 from .memory import predicted_bytes
 from .modes import as_recorded
 from .plan import EXCLUDED, Candidate, Plan, Schedule
 from .proof import Proof
+from .timing import Left
 
 __all__ = ["QUICK", "Calibration", "Effort", "Example", "calibrate"]
 
 Progress = Callable[[str, int, int], None]
 TRACING = 0.4
 """The share of what is left of the budget that traces may take."""
+CERTIFYING = 0.2
+"""And a look at how many sweeps certify after windowed ones."""
 LYAPUNOV = 0.1
 """And the Lyapunov exponent of a recurrence."""
 ROUNDS = 3
@@ -65,7 +68,8 @@ def calibrate(
         traces = trial.traces(left.share(TRACING))
         convergence = trial.convergence(traces, left.share(LYAPUNOV))
         outlook = Outlook(plan, proof, trial.shape, costs, reference_seconds, traces, effort.memory_limit)
-        candidates, wrong = _Contest(trial, outlook, schedules, left, say).held()
+        certifying = trial.certifying(left.share(CERTIFYING))
+        candidates, wrong = _Contest(trial, outlook, schedules, left, say, certifying).held()
     say("candidates", len(schedules), len(schedules))
     return Calibration(costs, reference_seconds, candidates, wrong, convergence)
 
@@ -79,9 +83,9 @@ class _Contest:
     schedules: Sequence[Schedule]
     left: Left
     say: Progress
+    certifying: dict[bool, int]  # as expected, then as the runs so far have needed
     run: dict[Schedule, Candidate] = field(default_factory=dict)
     wrong: str | None = None
-    certifying: dict[bool, int] = field(default_factory=dict)  # as the runs so far have needed
 
     def held(self) -> tuple[tuple[Candidate, ...], str | None]:
         """All candidates in their order, and which went wrong."""

@@ -132,10 +132,11 @@ def _speed(ratio: float) -> str:
 def next_to_run(
     known: Sequence[Candidate], predicted: Sequence[Candidate], reference_seconds: float, limit: int = RUNS
 ) -> Candidate | None:
-    """The best predicted candidate, if running it can change the choice."""
-    if len(known) >= limit or not predicted:
+    """The best predicted candidate, if running it can change the choice: not one that the guard never begins."""
+    begun = [c for c in predicted if c.sweeps]
+    if len(known) >= limit or not begun:
         return None
-    best = min(predicted, key=lambda c: c.seconds)
+    best = min(begun, key=lambda c: c.seconds)
     fastest = min([reference_seconds, *(c.seconds for c in known)])
     return best if best.seconds * bias(known) <= HOPELESS * fastest else None
 

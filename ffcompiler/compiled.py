@@ -317,6 +317,7 @@ class Compiled:
                     part.sweep(execution, observe)
                     if self.live is not None and len(self.parts) == 1 and part.runner.anew(execution):
                         set_states(generators)
+                        execution.record.detail += "; the captured loop being slower, the function began anew"
                         return self._begun_anew(args, kwargs, execution.record)
                     part.certify(execution)
                     resumed = self._resumed(part, execution)
@@ -432,9 +433,22 @@ class Compiled:
                 raise UsageError(f"{why}\n  compile the function again with these weights, then save")
         save_artifact(self.plan, weights, path, force)
 
-    def inspect(self, path: str | os.PathLike[str], record: RunRecord | None = None, force: bool = False) -> None:
-        """Write a page with the schedule, the proof, and the front of ``record`` if one is given."""
-        write_page(self.plan, path, record, force, *(part.proof for part in self.parts))
+    def inspect(
+        self,
+        path: str | os.PathLike[str],
+        record: RunRecord | None = None,
+        force: bool = False,
+        processors: Sequence[int] = (),
+        args: tuple[Any, ...] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a page with the schedule, the proof, and the front of ``record`` if one is given.
+
+        ``processors``, ``args`` and ``kwargs`` as of `explain`.
+        """
+        asked = checked(processors)
+        simulated = self._simulated(asked, args, kwargs or {}, None) if asked else []
+        write_page(self.plan, path, record, force, *(part.proof for part in self.parts), simulated=simulated)
 
 
 def _unsettled(runner: Runner, weights: Mapping[str, Tensor]) -> str | None:

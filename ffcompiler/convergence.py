@@ -91,14 +91,15 @@ class Shape:
     """What the simulation has to know of a system.
 
     ``exact``: every sweep that is not windowed certifies. ``by_width``: each costs what its window has. ``levels``: of
-    the wavefront schedule. ``row``: blocks in a row of an array. ``certifying``: sweeps that certify after windowed
-    ones have come to the end, or after ones whose tails were lifted.
+    the wavefront schedule; ``order``: then, for each block, which step it is. ``row``: blocks in a row of an array.
+    ``certifying``: sweeps that certify after windowed ones have come to the end, or after ones with lifted tails.
     """
 
     blocks: int
     exact: bool = True
     by_width: bool = False
     levels: tuple[int, ...] = ()
+    order: tuple[int, ...] = ()
     row: int = 1
     certifying: int = 1
 
@@ -132,6 +133,7 @@ class _Simulated:
     quantum: int = field(init=False)
     final_at: Any = field(init=False)  # for each block the sweep after which it is final, as far as is known
     levels: tuple[int, ...] = field(init=False)
+    missing: Any = field(init=False)  # of blocks sorted by level: the first step among those from here on
     working: int = 0
     certified: int = 0
     reached: int = 0
@@ -147,6 +149,8 @@ class _Simulated:
         self.polish = not self.schedule.windows and self.shape.exact
         self.quantum = quantum(self.schedule, self.shape.blocks, self.shape.row) if self.schedule.windows else 1
         self.final_at = np.zeros(self.shape.blocks)
+        order = np.asarray(self.shape.order, dtype=np.int64)
+        self.missing = np.minimum.accumulate(order[::-1])[::-1]
         self.levels = self.shape.levels if self.schedule.method is Method.WAVEFRONT or self.shape.by_width else ()
 
     def run(self) -> Run:
@@ -162,8 +166,10 @@ class _Simulated:
         return Run(seconds, self.sweeps, self.certifying, self._done())
 
     def _done(self) -> int:
-        """Of a wavefront whose levels are not in the order of steps, nothing until all is done."""
-        return self.certified if not self.levels or self.certified == self.shape.blocks or self.shape.by_width else 0
+        """Leading steps that are certified: of blocks sorted by level, those before the first step that is not."""
+        if not self.shape.order or self.certified == self.shape.blocks:
+            return self.certified
+        return int(self.missing[self.certified])
 
     def _window(self, exact: bool) -> tuple[int, int]:
         blocks = self.shape.blocks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,12 +25,13 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything `ffc doctor` shows."""
-    return [*_versions(), *_machine(), _load(), _cpu(), *_cuda(), *_threads(), *_settings()]
+    return [*_versions(), *_machine(), _load(), _cpu(), *_cuda(), *_threads(), *_settings(), *_cuda_settings()]
 
 
 def surroundings(device: str) -> list[Finding]:
-    """What stays as long as nobody changes it, and costs on this kind of device depend on."""
-    return [*_versions(), *_machine(), _cpu(), *(_cuda() if device == "cuda" else []), *_threads(), *_settings()]
+    """What stays as long as nobody changes it, and costs on this kind of device depend on; CUDA is left asleep."""
+    of_cuda = [*_cuda(), *_cuda_settings()] if device == "cuda" else []
+    return [*_versions(), *_machine(), _cpu(), *_threads(), *_settings(), *of_cuda]
 
 
 def load() -> str:
@@ -154,16 +156,12 @@ def _threads() -> list[Finding]:
 
 def _settings() -> list[Finding]:
     """What decides bits: the reference and the sweeps run under the same ones, so `bits` holds under each of them."""
-    return [
-        Finding("settings that decide bits", name, value, advice)
-        for name, value, advice in (
+    return _deciding(
+        (
             ("MKL", _yes(_has(torch.backends.mkl)), None),
             ("MKL_CBWR", _environment("MKL_CBWR"), _mkl_advice()),
             ("oneDNN", _yes(_has(torch.backends.mkldnn)), None),
             ("float32 matmul", torch.get_float32_matmul_precision(), _matmul_advice()),
-            ("TF32 in matmul", _yes(_tf32_matmul()), _tf32_advice(_tf32_matmul())),
-            ("TF32 in cudnn", _yes(_tf32_cudnn()), _tf32_advice(_tf32_cudnn())),
-            ("cudnn.benchmark", _yes(torch.backends.cudnn.benchmark), _benchmark_advice()),
             ("deterministic", _yes(torch.are_deterministic_algorithms_enabled()), None),
             (
                 "flush denormals",
@@ -173,7 +171,21 @@ def _settings() -> list[Finding]:
             ("autocast", _autocast(), None),
             ("default dtype", str(torch.get_default_dtype()).removeprefix("torch."), None),
         )
-    ]
+    )
+
+
+def _cuda_settings() -> list[Finding]:
+    return _deciding(
+        (
+            ("TF32 in matmul", _yes(_tf32_matmul()), _tf32_advice(_tf32_matmul())),
+            ("TF32 in cudnn", _yes(_tf32_cudnn()), _tf32_advice(_tf32_cudnn())),
+            ("cudnn.benchmark", _yes(torch.backends.cudnn.benchmark), _benchmark_advice()),
+        )
+    )
+
+
+def _deciding(settings: Iterable[tuple[str, str, str | None]]) -> list[Finding]:
+    return [Finding("settings that decide bits", name, value, advice) for name, value, advice in settings]
 
 
 def _has(backend: Any) -> bool:

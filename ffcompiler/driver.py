@@ -55,7 +55,7 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
     on_unsupported: str | None = None,
     max_signatures: int = 8,
     budget: float = 5.0,
-    memory_limit: int | None = None,
+    memory_limit: float | None = None,
     calibration: Sequence[tuple[Any, ...]] = (),
     cache: bool | str | os.PathLike[str] = True,
     progress: Progress | None = None,
@@ -97,12 +97,12 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
     return compiled.vary(recipe.again, example, recipe.insist, max_signatures)
 
 
-def _effort(budget: float, memory_limit: int | None) -> Effort:
+def _effort(budget: float, memory_limit: float | None) -> Effort:
     if not 0.0 <= budget < math.inf:
         raise UsageError(f"budget is {budget!r}; it counts seconds, e.g. 5.0")
-    if memory_limit is not None and memory_limit < 0:
+    if memory_limit is not None and not 0 <= memory_limit < math.inf:
         raise UsageError(f"memory_limit is {memory_limit}; it counts bytes, so 0 or more")
-    return Effort(budget, memory_limit)
+    return Effort(budget, None if memory_limit is None else int(memory_limit))
 
 
 def _alike(
@@ -221,7 +221,7 @@ class Recipe:
         if loose.refusal is not None or loose.system is None:
             return plan
         priced = replace(loose, costs=Costs(timed(QUICK) / loose.system.blocks, 0.0, 0.0, 0.0))
-        known = (priced, proof, captured.replays[0], weights, self.effort.budget / 2)
+        known = (priced, proof, captured.replays[0], weights, 2 * ASIDE * self.effort.budget)
         rate = exponent(*known)
         convergence = None if rate is None else Convergence(lyapunov=rate)
         return replace(plan, alternatives=alternatives(*known), convergence=convergence)

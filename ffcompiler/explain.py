@@ -33,6 +33,8 @@ from .stages import chain_lines
 from .summary import Dependence, dependence
 from .would_change import would_change
 
+CANDIDATES = "candidates, on the example inputs (in brackets: predicted, not run)"
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -69,7 +71,7 @@ class Explanation:
         if self.dependence is not None:
             lines += ["", "dependence", *_bullets(tuple(self.dependence.lines()))]
         if self.candidates:
-            lines += ["", "candidates, on the example inputs (in brackets: predicted, not run)", *candidate_table(self.candidates)]
+            lines += ["", CANDIDATES, *candidate_table(self.candidates)]
         if self.simulated is not None:
             lines += ["", SIMULATED, str(self.simulated)]
         if self.premises:

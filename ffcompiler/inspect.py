@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -14,6 +15,7 @@ from .explain import Explanation, explain
 from .files import replace_file
 from .pictures import Fronts, front_svg
 from .plan import Method, Plan
+from .processors import Simulation
 from .program import ArrayLoop
 from .proof import Proof
 from .runtime.record import RunRecord
@@ -43,20 +45,28 @@ class Part:
         return front_picture(self.record, self.plan.array) if self.record and self.record.sweeps else None
 
 
-def write_page(plan: Plan, path: str | os.PathLike[str], record: RunRecord | None, force: bool, *proofs: Proof) -> None:
+def write_page(
+    plan: Plan,
+    path: str | os.PathLike[str],
+    record: RunRecord | None,
+    force: bool,
+    *proofs: Proof,
+    simulated: Sequence[Simulation] = (),
+) -> None:
     """Write the page, or DOT text to a name in ``.dot``; an existing file is kept unless ``force``."""
-    text = dot(plan) if os.fspath(path).endswith(".dot") else page(plan, record, *proofs)
+    text = dot(plan) if os.fspath(path).endswith(".dot") else page(plan, record, *proofs, simulated=simulated)
     replace_file(path, text.encode(), force)
 
 
-def page(plan: Plan, record: RunRecord | None = None, *proofs: Proof) -> str:
+def page(plan: Plan, record: RunRecord | None = None, *proofs: Proof, simulated: Sequence[Simulation] = ()) -> str:
     """The page as HTML. Whatever comes from the user's code, or from a file, is escaped.
 
-    ``proofs`` are those of the plan's parts. A record of a run that was not made part by part is shown as one.
+    ``proofs``, and simulations if there are any, are those of the plan's parts. A record of a run that was not made
+    part by part is shown as one.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    explanation = explain(plan, *proofs)
+    explanation = explain(plan, *proofs, simulated=simulated)
     records = record.parts if record is not None and len(record.parts) == len(plan.parts) else ()
     told = zip_longest(plan.parts, explanation.parts or (explanation,), records)
     return template.render(plan=plan, explanation=explanation, record=record, parts=[Part(*part) for part in told])

@@ -70,7 +70,7 @@ class Live:
                 weight.data.copy_(value)
 
     def now(self, device: str) -> tuple[tuple[dict[str, Tensor], ...], str | None]:
-        """The weights of each part as they are now, and what has changed such that the graph is no longer the function's."""
+        """The weights of each part now, and what has changed such that the graph is no longer the function's."""
         view = look(self.function)
         stale = view.changes(self.captured.others)
         if stale is None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +23,9 @@ from .runtime.record import Ending, RunRecord
 from .runtime.repeat_costs import repeat_costs
 from .runtime.runner import Execution, Runner
 from .runtime.solve import Solve
-from .traces import take_trace
+from .runtime.system import System
+from .timing import Left, mean_seconds, median_seconds, now
+from .traces import certifying_sweeps, take_trace
 
 QUICK = 1.0
 """Seconds: a reference faster than this is timed whole; of a slower one this much is run, and the rest extrapolated."""
@@ -57,24 +57,6 @@ class Example:
 
 
 @dataclass(slots=True)
-class Left:
-    """Seconds that are left of a budget, from now on."""
-
-    seconds: float
-    end: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.end = time.perf_counter() + self.seconds
-
-    def __call__(self) -> float:
-        return self.end - time.perf_counter()
-
-    def share(self, part: float) -> Left:
-        """A part of what is left, from now on."""
-        return Left(part * max(self(), 0.0))
-
-
-@dataclass(slots=True)
 class Trial:
     plan: Plan
     proof: Proof
@@ -95,14 +77,14 @@ class Trial:
         weights = self.example.weights()
         with torch.no_grad():
             execution = self._begin(runner, weights)
-            once = _median_seconds(lambda: runner.broken_patterns(self._begin(runner, weights)), self.device)
+            once = median_seconds(lambda: runner.broken_patterns(self._begin(runner, weights)), self.device)
             if runner.draws:  # part of the cost of steps (`Guard`)
-                once = max(once - _median_seconds(runner.draws, self.device), 0.0)
+                once = max(once - median_seconds(runner.draws, self.device), 0.0)
             if repeat is not None:
-                now, state = partial(_now, self.device), execution.init
+                clock, state = partial(now, self.device), execution.init
                 again = partial(self.example.seconds, SHORT)
                 equality, env = self.plan.equality, execution.env
-                return repeat_costs(repeat, env, state, equality, reference_seconds, once, now, again)
+                return repeat_costs(repeat, env, state, equality, reference_seconds, once, clock, again)
             if runner.solving is not None and runner.solving.priced_by_width:
                 return self._recurrence_costs(reference_seconds, schedules, once)
             assert system is not None
@@ -119,7 +101,7 @@ class Trial:
         runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.proof, self.device, guarded=False)
         with torch.no_grad():
             execution = self._begin(runner, self.example.weights())
-            return with_rest(costs, runner, execution, self.example.replay, partial(_now, self.device))
+            return with_rest(costs, runner, execution, self.example.replay, partial(now, self.device))
 
     def _recurrence_costs(self, reference_seconds: float, schedules: Sequence[Schedule], once: float) -> Costs:
         """A sweep costs what its window has: seconds at the widths that the schedules have, and of a whole sweep."""
@@ -135,7 +117,7 @@ class Trial:
             seconds[width] = self._sweep_seconds(runner, execution, True, reference_seconds)
             if width == blocks and runner.recurrent is not None:
                 prepare, env = runner.recurrent.prepare, execution.env
-                once += _median_seconds(lambda: prepare(env), self.device)  # noqa: B023 - called at once
+                once += median_seconds(lambda: prepare(env), self.device)  # noqa: B023 - called at once
         return Costs(reference_seconds / blocks, seconds[blocks], seconds[blocks], once, tuple(sorted(seconds.items())))
 
     @property
@@ -157,12 +139,12 @@ class Trial:
         try:
             solve.sweep(state, False)  # makes the workspace
             solve.release()
-            started = _now(self.device)
+            started = now(self.device)
             _restart(solve).sweep(state, False)  # fills it
-            fill = _now(self.device) - started
+            fill = now(self.device) - started
             widths = [_restart(solve, front).width() or 1 for front in fronts]
             sweeps = [lambda front=front: _restart(solve, front).sweep(state, False) for front in fronts]
-            seconds = _mean_seconds(sweeps, self.device)
+            seconds = mean_seconds(sweeps, self.device)
             return round(statistics.mean(widths)), seconds, fill
         except Exception:  # as for whole sweeps
             return runner.system.blocks, 2 * reference_seconds, 2 * reference_seconds
@@ -177,7 +159,7 @@ class Trial:
         try:
             solve.env = solve.system.prepare(solve.env)
             solve.sweep(state, exact)  # not counted: first call
-            return _median_seconds(lambda: _restart(solve).sweep(state, exact), self.device)
+            return median_seconds(lambda: _restart(solve).sweep(state, exact), self.device)
         except Exception:  # speculation on states that never occur: priced such that no sweep is started here
             return 2 * reference_seconds
 
@@ -193,7 +175,8 @@ class Trial:
         assert solving is not None
         exact = solving.exact or isinstance(self.plan.equality, Tolerance)
         row = self.plan.array.row if self.plan.array is not None else 1
-        return Shape(solving.blocks, exact, solving.priced_by_width, solving.levels, row)
+        order = solving.order if isinstance(solving, System) else ()
+        return Shape(solving.blocks, exact, solving.priced_by_width, solving.levels, order, row)
 
     def traces(self, left: Left) -> tuple[Trace, ...]:
         """Of the example and of further inputs, as far as there is time; of a chain its levels tell all."""
@@ -204,6 +187,12 @@ class Trial:
         weights = self.example.weights()
         found = [take_trace(self.plan, self.proof, known, weights, left.share(1 / len(inputs))) for known in inputs]
         return tuple(trace for trace in found if trace is not None)
+
+    def certifying(self, left: Left) -> dict[bool, int]:
+        """Sweeps that certify after others, for schedules without and with windows."""
+        known, weights = self.example.replay, self.example.weights()
+        counts = (certifying_sweeps(self.plan, self.proof, known, weights, w, left) for w in (False, True))
+        return dict(zip((False, True), counts, strict=True))
 
     def convergence(self, traces: Sequence[Trace], left: Left) -> Convergence | None:
         """What is said of how the system converges: nothing of a chain, whose levels are seen in its graph."""
@@ -255,12 +244,12 @@ class Trial:
     def _once(self, runner: Runner) -> tuple[float, RunRecord, list[Tensor]]:
         weights = self.example.weights()
         with torch.no_grad():
-            started = _now(self.device)
+            started = now(self.device)
             execution = self._begin(runner, weights)
             runner.broken_patterns(execution)
             solution = runner.sweep(execution)
             results = runner.so_far(execution, solution)
-            return _now(self.device) - started, execution.record, results
+            return now(self.device) - started, execution.record, results
 
 
 def _few(schedules: Sequence[Schedule]) -> list[Schedule]:
@@ -286,35 +275,6 @@ def _note(record: RunRecord, ok: bool, speedup: float) -> str:
     return f"{record.detail}, {speed}" if record.detail else speed
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def reference_seconds_of(example: Example) -> float:
     """The best of a few times, as for the candidates."""
     return min(example.seconds(QUICK) for _ in range(3))
-
-
-def _median_seconds(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        started = _now(device)
-        call()
-        times.append(_now(device) - started)
-    return statistics.median(times)
-
-
-def _mean_seconds(calls: Sequence[Callable[[], Any]], device: torch.device, rounds: int = 3) -> float:
-    """The mean over calls of the median over rounds, in which they take turns."""
-    for call in calls:
-        call()
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, spent in zip(calls, times, strict=True):
-            started = _now(device)
-            call()
-            spent.append(_now(device) - started)
-    return statistics.mean(map(statistics.median, times))

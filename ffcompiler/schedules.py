@@ -23,6 +23,8 @@ def parse_schedule(name: str) -> Schedule | None:
         return None
     match = _NAME.fullmatch(name)
     method = next((m for m in Method if match and m.value == match[1]), None)
+    if match is not None and method in _WITH_BLOCK and match[2] is None:
+        raise ScheduleError(f"{name} needs a number of blocks, as in {match[1]}(16){match[3] or ''}")
     if match is None or method is None or (method in _WITH_BLOCK) != (match[2] is not None) or match[2] == "0":
         raise ScheduleError(f"there is no schedule {name!r}; there are auto, {_known()}")
     if match[3] and method is Method.SEQUENTIAL:

@@ -19,12 +19,10 @@ from .runtime.solve import Solve
 
 SHARES = (0.5, 0.25, 0.75)
 """Where Jacobi is begun anew, besides the first block: at these shares of the blocks, as far as there is time."""
+EIGHTH = 8
+"""Of the array: windows of so large a part are looked at for how they round."""
 FEW = 8
 """Blocks: a window over fewer is not worth a run of its own."""
-
-
-class OutOfTime(Exception):
-    """A trace was cut short."""
 
 
 def take_trace(
@@ -88,3 +86,60 @@ def _fronts(solve: Solve, state: object, start: int, left: Callable[[], float]) 
             return None
         fronts.append(solve.working)
     return tuple(fronts)
+
+
+def certifying_sweeps(
+    plan: Plan, proof: Proof, replay: Replay, weights: Mapping[str, Tensor], windows: bool, left: Callable[[], float]
+) -> int:
+    """How many sweeps have to certify, after blocks were guessed by windows or by lifted tails: told from the answer.
+
+    The answer itself is computed anew, window by window. Where these round as the whole does, it stays what it is, and
+    one certifying sweep is enough; elsewhere each further one mends what the last one found. 1 where nothing is known.
+    """
+    if plan.array is None or not replay.complete or (windows and proof.windows is None):
+        return 1
+    block = max(-(-plan.array.blocks // EIGHTH), 1)
+    guessing = replace(plan, schedule=Schedule(Method.SLIDING, block, windows), costs=None)
+    runner = Runner(guessing, proof, torch.device(plan.device), guarded=False)
+    with torch.no_grad():
+        execution = runner.begin(replay.arguments, weights, replay.generators)
+        try:
+            solve = _begun(runner, execution)
+            state = _guessed(runner, solve, replay.final[0], block)
+            return _certified(solve, state, left)
+        except AssertionError:  # our own logic
+            raise
+        except Exception:  # as for windows in general: there may not be room for them
+            return 1
+
+
+def _guessed(runner: Runner, solve: Solve, final: Tensor, block: int) -> Tensor:
+    """The answer, as windowed or lifted sweeps over some blocks at a time leave it."""
+    system, windowed = runner.system, solve.system.windowed
+    assert system is not None
+    state = system.start_from(final)
+    workspace = windowed.begin(solve.env, state) if windowed is not None and solve.schedule.windows else None
+    for lo in range(0, system.blocks, block):
+        hi = min(lo + block, system.blocks)
+        if workspace is None or windowed is None:
+            values, _ = system.update(solve.env, state, lo, hi, False)
+        else:
+            windowed.refresh(workspace, state, max(lo - block, 0), hi)
+            values = system.window(solve.env, workspace, state, lo, hi)
+        system.write(state, lo, hi, values)
+    if workspace is not None and windowed is not None:
+        windowed.end(workspace)
+    return state
+
+
+def _certified(solve: Solve, state: Tensor, left: Callable[[], float]) -> int:
+    """Certifying sweeps to the end; where time is over, as many as their front's speed lets expect."""
+    blocks, made = solve.system.blocks, 0
+    solve.working = solve.reached = blocks
+    while solve.certified < blocks:
+        if made and left() <= 0.0:
+            return -(-made * blocks // max(solve.certified, 1))
+        if not solve.sweep(state, True):
+            return 1
+        made += 1
+    return made

@@ -58,7 +58,7 @@ def simulate_workers(
 ) -> Simulation:
     """The schedules that a plan could have, run on the example without the guard, on each number of workers.
 
-    The plan of ``runner`` is one for which that is not `impossible`. ``prove``: for one whose proof waits for arguments.
+    The plan of ``runner`` is one for which it is not `impossible`. ``prove``: where the proof waits for arguments.
     """
     say = progress or (lambda what, done, of: None)
     plan, proof = runner.plan, _proof(runner, prove, example)

@@ -90,18 +90,17 @@ def _told(one: Alternative) -> str:
 
 
 def growth(plan: Plan) -> str:
-    """What becomes of an error from step to step, and what follows for any tolerance; nothing where it is not known."""
+    """What would have to become of an error from step to step; nothing where that is not known, or not in the way."""
     rate = plan.convergence.lyapunov if plan.convergence else None
-    if rate is None:
+    if rate is None or any(one.seconds < one.reference for one in plan.alternatives):
         return ""
-    exponent = f"Lyapunov exponent {rate:.3g} per step"
     if rate >= 0.0:
         return (
-            f"no tolerance and no length: an error grows {math.exp(rate):.3g}x with every step ({exponent}), so that "
-            "sweeps are right only where the steps before are"
+            f"no tolerance and no length: an error grows {math.exp(rate):.3g}x with every step, so that sweeps are "
+            "right only where the steps before are"
         )
     sweeps = math.ceil(DIGITS * math.log(10) / -rate)
     return (
-        f"weights that forget faster: an error shrinks to {math.exp(rate):.3g} of itself with every step on average "
-        f"({exponent}), which takes some {sweeps} sweeps for {DIGITS} digits, and more where the average is not met"
+        f"weights that forget faster: an error shrinks to {math.exp(rate):.3g} of itself with every step on average, "
+        f"which takes some {sweeps} sweeps for {DIGITS} digits, and more where the average is not met"
     )

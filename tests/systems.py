@@ -593,5 +593,7 @@ def bold(compiled: ffc.Compiled) -> ffc.Compiled:
     """``compiled`` without its guard: on arrays this small it would hand over to the reference and prove nothing."""
     if compiled.plan.program is not None:
         compiled.plan = replace(compiled.plan, costs=None)
-        compiled.parts[0].runner = Runner(compiled.plan, compiled.proof, compiled.device)
+        part = compiled.parts[0]
+        part.plan = compiled.plan  # what a new proof begins from
+        part.runner = Runner(compiled.plan, compiled.proof, compiled.device)
     return compiled

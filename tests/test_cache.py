@@ -507,13 +507,17 @@ def test_every_choice_that_is_made_is_kept(model: Sampler, tmp_path: Path) -> No
     def repeated(x: torch.Tensor) -> torch.Tensor:
         return ffc.fori_loop(0, 5, lambda i, h: torch.tanh(h + x), torch.zeros_like(x))
 
-    for function in (model, recurrence, repeated):
+    def in_a_row(x: torch.Tensor) -> torch.Tensor:
+        return model(model(x) + x)
+
+    for function in (model, recurrence, repeated, in_a_row):
         for options in ({}, {"equality": ffc.tolerance()}):
-            again = [compiled(function, cache=tmp_path / "own", **options) for _ in range(2)]
-            assert again[0].measured is None
-            if again[0].plan.refusal is None:
-                assert again[1].measured is not None
-                assert again[1].plan == again[0].plan
+            first, second = (compiled(function, cache=tmp_path / "own", **options) for _ in range(2))
+            assert first.measured is None
+            if any(part.refusal is None for part in first.plan.parts):
+                assert second.measured is not None
+                assert second.plan == first.plan
+    assert len(first.plan.parts) == 2
 
 
 def test_the_values_of_the_example_are_no_part_of_the_question(model: Sampler) -> None:
@@ -588,6 +592,23 @@ def test_another_processor_is_measured(model: Sampler, monkeypatch: pytest.Monke
 def test_another_build_of_this_package_is_measured(model: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circumstances, "_own_source", lambda: "0" * 64)
     assert compiled(model).measured is None
+
+
+def test_a_compilation_for_the_cpu_does_not_wake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that did, the children that it forks cannot use CUDA."""
+
+    def wake() -> bool:
+        raise AssertionError("CUDA is asked for")
+
+    monkeypatch.setattr(torch.cuda, "is_available", wake)
+    monkeypatch.setattr(torch.cuda, "device_count", wake)
+    assert doctor.surroundings("cpu")
+
+
+def test_a_compilation_for_cuda_counts_its_devices_and_settings() -> None:
+    known = {f"{f.group}: {f.name}" for f in doctor.surroundings("cuda")}
+    assert {"settings that decide bits: TF32 in matmul", "settings that decide bits: cudnn.benchmark"} <= known
+    assert any(name.startswith("devices: cuda") for name in known)
 
 
 def test_the_load_of_the_machine_does_not_matter(model: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import unmarked
-from systems import randn
+from systems import bold, randn
 from torch import Tensor, nn
 
 import ffcompiler as ffc
@@ -424,3 +424,19 @@ def test_torch_functions_in_place_of_operators_have_their_bits():
     compiled = ffc.compile(run, (x,), schedule="sequential")
     with torch.no_grad():
         assert compiled.plan.program is not None and equal(compiled.reference(x), run(x))
+
+
+def test_what_a_cell_reads_in_every_step_alike_is_computed_once() -> None:
+    """Steps run the cell whole; where they are swept, its part for the inputs is invariant."""
+    cell = seeded(nn.GRUCell(3, 4))
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        h = torch.zeros(2, 4)
+        for t in range(12):
+            h = cell(x[:, 0] * 2, h) + y[:, t]
+        return h
+
+    args = (randn(2, 1, 3), randn(2, 12, 4, seed=1))
+    compiled = bold(ffc.compile(run, args, equality=ffc.tolerance(1e-6, 1e-6), schedule="jacobi"))
+    assert compiled.plan.system is not None and compiled.plan.system.blocks >= 11
+    torch.testing.assert_close(compiled(*args), run(*args))

@@ -546,6 +546,32 @@ def test_what_python_was_given_unseen_is_not_trusted_on_inputs_that_are_near() -
         ffc.compile(run, (x,), schedule="jacobi")
 
 
+@pytest.mark.parametrize("name", ["branch_in_marked_steps", "branch_in_a_scan", "branch_before"])
+def test_steps_that_are_confirmed_without_values_are_tested_when_the_program_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ffcompiler.capture.run.REAL_SECONDS", 0.0)
+    function = PROGRAMS[name]
+    compiled = bold(ffc.compile(function, (X,), schedule="jacobi"))
+    assert compiled.plan.program is not None and compiled.plan.program.checks
+    for x, ending in ((X, Ending.SWEEPS), (other_way(name, X), Ending.OTHERWISE)):
+        result, record = compiled.run(x)
+        assert record.ending is ending
+        assert_same(result, function(x))
+
+
+def test_an_example_that_goes_another_way_in_steps_without_values_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ffcompiler.capture.run.REAL_SECONDS", 0.0)
+    x = other_way("", X)
+    compiled = bold(ffc.compile(branch_in_marked_steps, (x,), schedule="jacobi"))
+    result, record = compiled.run(x)
+    assert_same(result, branch_in_marked_steps(x))
+    assert record.ending is Ending.OTHERWISE
+    assert compiled.run(X)[1].ending is Ending.SWEEPS and compiled.verify(X).equal
+
+
 def test_after_runs_in_vain_the_function_is_run_as_it_is() -> None:
     compiled = bold(ffc.compile(branch_in_steps, (X,), schedule="jacobi"))
     other = other_way("", X)

@@ -183,8 +183,9 @@ def test_what_needs_too_much_memory_is_neither_run_nor_taken() -> None:
     assert plan.schedule.method is Method.SEQUENTIAL
     others = plan.candidates[1:]
     assert others and all(c.excluded and not c.measured and "0 allowed" in c.note for c in others)
-    with pytest.raises(ffc.UsageError, match="memory_limit is -1"):
-        ffc.compile(function, args, memory_limit=-1)
+    for nonsense in (-1, float("nan")):
+        with pytest.raises(ffc.UsageError, match=f"memory_limit is {nonsense}"):
+            ffc.compile(function, args, memory_limit=nonsense)
 
 
 # ---------------------------------------------------------------------------------------------------- compile

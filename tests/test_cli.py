@@ -213,7 +213,11 @@ def test_progress_is_drawn_on_a_terminal_and_goes_to_stderr(monkeypatch, capsys)
     [
         ("no_such_module:f", "there is no module 'no_such_module'"),
         (f"{MODULE}:drow", "did you mean 'draw'"),
-        (f"{MODULE}:number", "is a int, not a function"),
+        (f"{MODULE}:number", "is no function, but an object of type int"),
+        (MODULE, f"as in {MODULE}:FUNCTION"),
+        (f"{MODULE}.draw", f"as in {MODULE}:draw"),
+        (f"models/{MODULE}.py", f"as in models.{MODULE}:FUNCTION"),
+        (f"{MODULE}.py:draw", f"of a file write the module, as in {MODULE}:FUNCTION"),
         (f"{MODULE}:", "write package.module:attribute"),
         (":draw", "write package.module:attribute"),
         (f"{MODULE}:scaled", "needs an input for noise"),
@@ -221,6 +225,15 @@ def test_progress_is_drawn_on_a_terminal_and_goes_to_stderr(monkeypatch, capsys)
 )
 def test_a_bad_function_name_is_a_usage_error(here, capsys, function, message):
     assert message in text_of(capsys, main(["compile", function, "-o", "x.ffc"]), 2)
+
+
+def test_a_command_without_words_shows_what_there_is(capsys):
+    shown = text_of(capsys, main([]), 2)
+    assert "compile a function and save it" in shown and "exit codes" in shown
+
+
+def test_run_says_what_to_do_with_a_function(here, capsys):
+    assert f"`ffc compile {MODULE}:draw` makes one" in text_of(capsys, main(["run", f"{MODULE}:draw"]), 2)
 
 
 def test_a_word_that_is_neither_file_nor_function_says_so(here, capsys):
@@ -272,6 +285,8 @@ def test_an_equality_that_does_not_exist_is_a_usage_error(here, capsys, equality
 
 def test_a_schedule_that_does_not_exist_is_a_usage_error(here, capsys):
     assert "there is no schedule" in text_of(capsys, main(["explain", f"{MODULE}:draw", "--schedule", "jacoby"]), 2)
+    shown = text_of(capsys, main(["explain", f"{MODULE}:draw", "--schedule", "sliding+windows"]), 2)
+    assert "sliding+windows needs a number of blocks, as in sliding(16)+windows" in shown
 
 
 def test_a_device_that_is_not_there_is_one_line(here, capsys):
@@ -305,7 +320,7 @@ def test_force_replaces_a_file(here, capsys):
     assert (here / "x.ffc").read_bytes()[:2] == b"PK"
 
 
-@pytest.mark.parametrize("output", ["noise.npy/x.ffc", "absent/x.ffc", "."])
+@pytest.mark.parametrize("output", ["noise.npy/x.ffc", "absent/x.ffc", ".", "made/"])
 def test_a_place_that_cannot_be_written_is_one_line(here, capsys, output):
     shown = text_of(capsys, main(["compile", f"{MODULE}:draw", "-o", output]), 2)
     assert shown.count("\n") == 1 and shown.startswith("UsageError: ")

@@ -22,7 +22,7 @@ from ffcompiler.runtime.guard import SLACK
 from ffcompiler.runtime.record import RunRecord
 from ffcompiler.runtime.runner import Runner
 from ffcompiler.schedules import parse_schedule
-from ffcompiler.traces import take_trace
+from ffcompiler.traces import certifying_sweeps, take_trace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +63,9 @@ def really(compiled: ffc.Compiled, name: str) -> tuple[RunRecord, Shape]:
     certifying = sum(s.certified for s in execution.record.sweeps)
     row = array.row if array is not None else 1
     told = 1 if exact and not schedule.windows else certifying
-    return execution.record, Shape(solving.blocks, exact, solving.priced_by_width, solving.levels, row, told)
+    return execution.record, Shape(
+        solving.blocks, exact, solving.priced_by_width, solving.levels, row=row, certifying=told
+    )
 
 
 def expected(name: str, shape: Shape, trace: Trace, costs: Costs = FREE, guarded: bool = False) -> Run:
@@ -144,6 +146,19 @@ def test_a_run_that_was_cut_short_goes_on_at_the_speed_of_its_front() -> None:
     seconds = iter([10.0, 10.0, -1.0, -1.0])
     short = traced(compiled, lambda: next(seconds))
     assert len(short.runs[0].fronts) == 2 and short.sweeps > 2
+
+
+@pytest.mark.parametrize("name", ["conv_1d", "raster_2d", "raster_2d_with_channels", "made_sliced_then_exp"])
+def test_how_many_sweeps_certify_after_windows_is_told_from_the_answer(name: str) -> None:
+    """Windowed convolutions of continuous values round otherwise than whole ones; products here do not."""
+    compiled = plan_of(*SYSTEMS[name].make())
+    assert compiled.live is not None
+    replay, weights = compiled.live.captured.replays[0], compiled.live.weights()
+    told = certifying_sweeps(compiled.plan, compiled.proof, replay, weights, True, lambda: 10.0)
+    record, _ = really(compiled, "sliding(5)+windows")
+    needed = sum(s.certified for s in record.sweeps)
+    assert abs(told - needed) <= 1 + needed // 4
+    assert certifying_sweeps(compiled.plan, compiled.proof, replay, weights, False, lambda: 10.0) == 1
 
 
 def test_the_same_trace_and_costs_give_the_same_run() -> None:

@@ -456,7 +456,7 @@ def test_a_call_that_falls_back_to_the_function_draws_as_it_does() -> None:
     def endings(change: Callable[[], Any]) -> Ending:
         change()
         compiled.plan = replace(compiled.plan, costs=None)
-        compiled.parts[0].runner.plan = compiled.plan  # type: ignore[union-attr]
+        compiled.parts[0].plan = compiled.parts[0].runner.plan = compiled.plan
         before = dense.clone()
         expected, state = seeded(4, lambda: function(like()))
         dense.copy_(before)

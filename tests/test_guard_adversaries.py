@@ -109,10 +109,11 @@ def drawing(u: Tensor) -> Tensor:
 
 
 def alternating(x: Tensor) -> Tensor:
-    return ffc.fori_loop(0, N, lambda i, s: -s, x[:, 0])
+    return ffc.fori_loop(0, N, lambda i, s: -s, x[:, 0].clone())
 
 
-LAYERS = nn.Sequential(*(nn.Sequential(nn.Linear(8, 4 + 4 * (k % 5)), nn.Tanh(), nn.Linear(4 + 4 * (k % 5), 8)) for k in range(6)))  # fmt: skip
+WIDTHS = [4 + 4 * (k % 5) for k in range(6)]
+LAYERS = nn.Sequential(*(nn.Sequential(nn.Linear(8, w), nn.Tanh(), nn.Linear(w, 8)) for w in WIDTHS))
 
 
 def layers(x: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ ADVERSARIES = [
 
 def prices(blocks: int) -> list[Costs]:
     """Of sweeps that are free, cheap, and dear; of captured steps that are faster and slower than the function's."""
-    few = [(0.05, 0.07, 0.0), (0.4, 0.4, 0.2), (1.0, 1.3, 0.0), (2.5, 0.4, 0.1)]
+    few = [(0.05, 0.07, 0.0), (0.4, 0.4, 0.2), (1.0, 1.3, 0.0), (2.5, 0.4, 0.1), (1.5, 1.6, 0.1)]
     made = [Costs(1.0, a, b, c, ((1, 0.1 * a), (blocks, a))) for a, b, c in few]
     return [replace(costs, captured=k, after=0.02 * blocks) for costs in made for k in (0.8, 1.6)]
 
@@ -265,11 +266,11 @@ def test_a_sweep_that_stalls_is_the_last_and_is_paid_for(
     assert made.plan.system is not None
     blocks = made.plan.system.blocks
     costs = Costs(1.0, 0.01, 0.01, 0.0, ((1, 0.005), (blocks, 0.01)), captured=1.0)
-    with_costs(made, costs, "jacobi", seconds=0.06 * blocks)
+    with_costs(made, costs, "jacobi", seconds=0.5 * blocks)
     got, record = made.run(adversary.calls[0])
     same(adversary.equality, got, adversary.function(adversary.calls[0]).detach())
     assert len(record.sweeps) == 1 or record.ending is Ending.SWEEPS
-    assert record.spent >= 0.06 * blocks * len(record.sweeps) and record.sweeps
+    assert record.spent == pytest.approx(0.5 * blocks * len(record.sweeps)) and record.sweeps
     assert f"after sweep 1, at block {record.certified} of {blocks}" in record.detail or not record.detail
 
 
@@ -277,13 +278,13 @@ def test_the_end_of_a_run_by_the_guard_says_what_was_spent_and_what_was_needed(
     compiled: Callable[[Adversary], ffc.Compiled],
 ) -> None:
     made = compiled(ADVERSARIES[0])
-    with_costs(made, Costs(1.0, 0.9, 0.9, 0.1), "jacobi")
+    with_costs(made, Costs(1.0, 1.5, 1.5, 0.1), "jacobi")
     _, record = made.run(ADVERSARIES[0].calls[0])
-    assert record.detail == (
-        f"after sweep {len(record.sweeps)}, at block {record.certified} of 40: {record.spent:.3g} s spent + 0.9 s for a "
-        f"sweep + {0.1 + 40 - record.certified:.3g} s for the rest would be "
-        f"{record.spent + 0.9 + 0.1 + 40 - record.certified:.4g} s, above 1.05 of the reference's 40 s"
-    )
+    left = 40 - record.certified
+    assert record.ending is Ending.GUARD and 0 < left < 40
+    begun, total = f"after sweep {len(record.sweeps)}, at block {40 - left} of 40", record.spent + 1.5 + left + 0.1
+    needed = f"{record.spent:.3g} s spent + 1.5 s for a sweep + {left + 0.1:.3g} s for the rest would be {total:.4g} s"
+    assert record.detail == f"{begun}: {needed}, above 1.05 of the reference's 40 s"
     with_costs(made, Costs(1.0, 9.0, 9.0, 0.1), "jacobi")
     _, record = made.run(ADVERSARIES[0].calls[0])
     assert record.detail.startswith("no sweep is worth its cost: 0.1 s spent + 9 s for a sweep + 40.1 s for the rest")
@@ -293,7 +294,7 @@ def test_growing_groups_pay_for_themselves_where_jacobi_is_stopped() -> None:
     """All blocks of a contraction converge at once: Jacobi must live on the slack until its last sweep."""
 
     def run(x: Tensor) -> Tensor:
-        return ffc.fori_loop(0, 400, lambda i, h: torch.tanh(0.8 * h + x[:, i]), x.new_zeros(1, 3))
+        return ffc.fori_loop(0, 400, lambda i, h: 0.8 * h + x[:, i], x.new_zeros(1, 3))
 
     x = randn(1, 400, 3)
     made = ffc.compile(run, (x,), equality=ffc.tolerance(0.0, 1e-6), schedule="jacobi")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -165,11 +166,53 @@ def test_a_state_that_becomes_too_large_late_costs_no_more_than_the_slack(drawn:
     assert solution.ending is not Ending.SWEEPS or world.blocks <= at
 
 
+def plain(blocks: int, **prices: float) -> World:
+    """A world in which only sweeps cost something."""
+    free = dict.fromkeys(("prologue", "epilogue", "draws", "checks", "narrow", "fill"), 0.0)
+    return World(blocks, **{**free, "step": 1.0, "captured": 1.0, "wide": 0.1, "certify": 0.1, **prices})
+
+
+def test_a_sweep_that_stalled_without_certifying_is_not_followed_by_one_that_certifies() -> None:
+    """There is no room for it any more."""
+    system = Scripted(40, [3, 6, 9, 40], exact=False)
+    solve, solution, _ = run(
+        system, plain(40), Schedule(Method.SLIDING, 4), Bits(), Handover.RESUMED, factors=[1.0, 200.0, 1.0]
+    )
+    assert [made[2] for made in system.made] == ["solve", "solve"]
+    assert solution.certified == 0 and solution.ending is Ending.GUARD and solve.record.spent == pytest.approx(20.1)
+
+
+@pytest.mark.parametrize(("work", "sweeps"), [(0.05, 3), (30.0, 1)], ids=["other processes", "denormals"])
+def test_time_in_which_nothing_was_worked_is_no_stall(work: float, sweeps: int) -> None:
+    """A busy machine would else stop runs that are worth their cost."""
+    system = Scripted(40, [20, 39, 40])
+    ticks = iter(range(100))
+    solve, solution, _ = run(
+        system,
+        plain(40),
+        Schedule(Method.JACOBI),
+        Bits(),
+        Handover.RESUMED,
+        factors=[200.0],
+        work=lambda: next(ticks) * work,
+    )
+    assert len(system.made) == sweeps
+    assert (solution.ending is Ending.SWEEPS) == (sweeps == 3)
+    assert solve.record.sweeps[0].seconds == pytest.approx(20.0), "what is recorded is what it took"
+
+
 def test_a_window_of_few_heavy_blocks_is_priced_by_them() -> None:
     """Three of ten blocks hold nearly all: counting blocks would call a sweep over them cheap."""
     costs = Costs(1.0, 10.0, 10.0, 0.0, ((10, 10.0),), blocks=(*[0.01] * 7, *[3.3] * 3))
     guard = Guard(costs, 10)
     assert guard.cost(True, (7, 10)) > 0.98 * guard.cost(True, (0, 10)) > 10 * guard.cost(True, (0, 7))
+
+
+def test_a_sweep_that_does_not_certify_must_leave_room_for_one_that_does() -> None:
+    """Else its work might be lost."""
+    for certify, allowed in ((3.0, True), (5.0, False)):
+        guard = Guard(Costs(1.0, 1.5, certify, 0.0), 100)
+        assert guard.allows(0, False) is allowed and guard.allows(0, True)
 
 
 def test_what_comes_after_the_loop_is_part_of_every_ending() -> None:

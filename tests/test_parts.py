@@ -223,13 +223,18 @@ def chosen(seconds: float, schedule: Schedule = JACOBI) -> Plan:
     return Plan(None, schedule, Bits(), "cpu", candidates=candidates)
 
 
-def test_parts_are_solved_only_if_all_of_them_together_take_less() -> None:
-    slow = replace(chosen(1.0), schedule=SEQUENTIAL)
-    seconds = [PartSeconds(1.0, 0.8), PartSeconds(1.0, 2.0)]
-    lost = worth_it([chosen(0.5), slow], [seconds[0], PartSeconds(1.0, 1.6)])
-    assert [part.schedule for part in lost.parts] == [SEQUENTIAL, SEQUENTIAL] and "2 s" in lost.why
-    won = worth_it([chosen(0.5), slow], [seconds[0], PartSeconds(1.0, 1.4)])
-    assert [part.schedule for part in won.parts] == [JACOBI, SEQUENTIAL]
+@pytest.mark.parametrize(
+    ("solved", "captured", "schedules"),
+    [(0.5, 0.9, [JACOBI, SEQUENTIAL]), (0.5, 1.6, [SEQUENTIAL] * 2), (0.5, 1.2, [SEQUENTIAL] * 2)],
+    ids=["faster together", "slower together", "slower if the guard ends the sweeps"],
+)
+def test_parts_are_solved_only_if_all_of_them_together_take_less(
+    solved: float, captured: float, schedules: list[Schedule]
+) -> None:
+    parts = [chosen(solved), replace(chosen(1.0), schedule=SEQUENTIAL)]
+    plan = worth_it(parts, [PartSeconds(1.0, 0.8), PartSeconds(1.0, captured)])
+    assert [part.schedule for part in plan.parts] == schedules
+    assert ("the function itself 2 s" in plan.why) is (schedules[0] == SEQUENTIAL)
 
 
 def test_an_explanation_tells_of_each_part() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import ffcompiler as ffc
 from ffcompiler.cli import main
 from ffcompiler.errors import UsageError
 from ffcompiler.explain import explain
+from ffcompiler.inspect import page
 from ffcompiler.processors import (
     SIMULATED,
     Course,
@@ -297,8 +300,59 @@ def test_nothing_took_no_time_at_all() -> None:
     assert Simulation((1,), courses=(course,)).of(course)[0].speedup == math.inf
 
 
-def test_the_command_line_takes_numbers_of_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = "ffcompiler.zoo.densenet:example_inputs"
-    assert main(["explain", target, "--processors", "1,0"]) == 2
-    assert main(["explain", target, "--processors", "one"]) == 2
-    capsys.readouterr()
+def test_the_page_says_so_too_and_escapes_what_it_shows() -> None:
+    function, args = SYSTEMS["one_step"].make()
+    plan = ffc.compile(function, args, cache=False).plan
+    html = page(plan, simulated=[simulation()])
+    assert HEADING in html and "&gt; 2 s &lt; 2.00x" in html
+    assert HEADING not in page(plan)
+
+
+SOURCE = """
+import torch
+from ffcompiler.zoo.densenet import random_densenet
+
+model = random_densenet(layers=(2, 2), growth=4, classes=3)
+
+def classify(images):
+    return model(images)
+
+classify.example_inputs = lambda: (torch.ones(1, 3, 32, 32),)
+"""
+HEADING = "Simulated on P workers, not measured"
+TARGET = "dense_for_the_cli:classify"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a module in it."""
+    (tmp_path / "dense_for_the_cli.py").write_text(SOURCE, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_command_line_shows_the_simulation(
+    here: Path, capsys: pytest.CaptureFixture[str], golden: Callable[[str], None]
+) -> None:
+    """Golden text, its figures taken out."""
+    assert main(["explain", TARGET, "--processors", "1,8,98", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    section = out[out.index(SIMULATED) : out.index("what would change")]
+    golden(re.sub(r" +", " ", re.sub(r"\d[\d.e-]*(?= s|x)", "#", section.strip())))
+    assert main(["explain", TARGET, "--processors", "2", "--json", "--quiet"]) == 0
+    (jacobi_data, *_) = json.loads(capsys.readouterr().out)["simulated"]["schedules"]
+    assert jacobi_data["simulated"][0]["processors"] == 2
+
+
+def test_inspect_writes_it_into_its_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", TARGET, "--processors", "1,8", "-o", "page.html", "--quiet"]) == 0
+    assert HEADING in (here / "page.html").read_text(encoding="utf-8")
+    assert main(["inspect", TARGET, "--processors", "1,8", "--quiet"]) == 2
+    assert "for a page" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["1,0", "one", "1,,2", ""])
+def test_numbers_of_workers_that_are_none_are_a_usage_error(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", TARGET, "--processors", words]) == 2
+    assert "usage:" in capsys.readouterr().err

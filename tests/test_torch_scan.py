@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from threading import Event, Thread
 from typing import Any
@@ -198,6 +200,18 @@ def test_a_scan_of_torch_inside_a_marked_loop_is_part_of_its_step():
     assert equal(ffc.compile(run, (x,)).reference(x), run(x))
 
 
+def test_two_scans_of_torch_in_a_row_are_two_loops():
+    def run(x: Tensor) -> Any:
+        _, ys = scan(lambda h, x: (torch.tanh(x + h @ U), h * 2), x.new_zeros(2, 3), x)
+        return scan(lambda h, y: (torch.tanh(y - h @ U), h + 1), x.new_zeros(2, 3), ys, reverse=True)
+
+    compiled = ffc.compile(run, (randn(20, 2, 3),), equality=NEAR, schedule="jacobi")
+    assert compiled.plan.refusal is None and len(compiled.plan.parts) == 2
+    other = randn(20, 2, 3, seed=4)
+    with torch.no_grad():
+        assert close(compiled(other), run(other))
+
+
 def test_another_length_is_another_signature():
     compiled = ffc.compile(tanh, (randn(20, 2, 3),), equality=NEAR, schedule="jacobi")
     longer = randn(30, 2, 3, seed=2)
@@ -243,6 +257,24 @@ def test_other_threads_run_the_scan_of_torch_while_one_is_recorded():
         done.set()
         thread.join()
     assert not seen and scans._MODULE[scans._PLACE] is not scans._compile_or_loop
+
+
+# ---------------------------------------------------------------------------------------------------- torch.compile
+
+
+def test_a_capture_does_not_load_what_torch_compile_needs():
+    """Which takes longer than recording a thousand steps."""
+    program = (
+        "import sys, torch\n"
+        "from ffcompiler.capture import capture\n"
+        "layer = torch.nn.GRU(3, 4)\n"
+        "capture(lambda x: layer(x), (torch.randn(9, 2, 3),))\n"
+        "capture(lambda x: sum(torch.tanh(x[i]) for i in range(9)), (torch.randn(9, 2, 3),))\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "import torch._dynamo\n"
+        "assert capture(lambda x: layer(x), (torch.randn(9, 2, 3),)).program.loop.hi == 9\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 # ---------------------------------------------------------------------------------------------------- refusals

@@ -136,7 +136,7 @@ def growing(arguments: Any = None) -> Program:
 def counts_by_what_it_finds() -> Program:
     def run(x: Tensor) -> Tensor:
         for _ in range(T):
-            if x.sum() > 0:
+            for _ in range(int(x.sum() > 0) + int(x.sum())):
                 x = x - 1
             x = torch.sin(x)
         return x

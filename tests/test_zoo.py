@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ffcompiler.zoo import made, mnist, train
+from ffcompiler.zoo import char_gru, made, mnist, train
 
 TINY = (24, 24)
 
@@ -197,6 +197,25 @@ def test_training_writes_weights_that_the_model_takes(
     assert [path.name for path in output.parent.iterdir()] == ["made.safetensors"]
     shown = capsys.readouterr()
     assert "held-out NLL" in shown.out and "epoch 1/1" in shown.err
+
+
+def test_training_on_a_text_writes_weights_of_half_the_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, output = tmp_path / "text", tmp_path / "char_gru.safetensors"
+    text.write_text("To be, or not to be: that is the question.\n" * 30)
+    assert train.main(["char_gru", "--text", str(text), "--epochs", "1", "--output", str(output)]) == 0
+    weights = load_file(output)
+    char_gru.CharGRU().load_state_dict(weights)
+    assert {t.dtype for t in weights.values()} == {torch.float16}
+    assert "bits per character" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("content", "complaint"), [("short", "at least 1000"), ("é" * 2000, "no character 'é'")])
+def test_a_text_that_cannot_be_trained_on_says_why(
+    content: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").write_text(content, encoding="utf-8")
+    command = ["char_gru", "--text", str(tmp_path / "text"), "--output", str(tmp_path / "x")]
+    assert train.main(command) == 2 and complaint in capsys.readouterr().err
 
 
 def test_training_keeps_an_existing_output_unless_forced(

@@ -1,4 +1,4 @@
-"""How long capture takes, and how much memory, for loops of growing length that are not marked.
+"""How long capture takes, and how much memory: loops of growing length that are not marked, a scan, a layer.
 
 OMP_NUM_THREADS=1 python -m ffcompiler.bench.capture
 """
@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..capture import capture
 from ..doctor import machine
+from ..loops import scan
 
 Function = Callable[[Tensor], Tensor]
 
@@ -67,12 +69,42 @@ def deep_sampler(steps: int) -> tuple[Function, Tensor]:
     return run, torch.randn(1, steps)
 
 
+def scanned(steps: int) -> tuple[Function, Tensor]:
+    """The loop over a GRU cell, as a scan."""
+    cell = nn.GRUCell(8, 16)
+
+    def run(x: Tensor) -> Tensor:
+        def step(h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = cell(x, h)
+            return h, h
+
+        return cast(Tensor, scan(step, torch.zeros(1, 16), x)[1])
+
+    return run, torch.randn(steps, 1, 8)
+
+
+def layer(steps: int) -> tuple[Function, Tensor]:
+    """The same as a layer of torch."""
+    gru = nn.GRU(8, 16)
+    return lambda x: cast(Tensor, gru(x)[0]), torch.randn(steps, 1, 8)
+
+
 CASES: dict[str, Callable[[int], tuple[Function, Tensor]]] = {
     "cell": cell_loop,
     "written-out": written_out,
     "deep": deep_sampler,
+    "scan": scanned,
+    "layer": layer,
 }
-LENGTHS = (("cell", 1000), ("cell", 5000), ("written-out", 1000), ("written-out", 5000), ("deep", 784))
+LENGTHS = (
+    ("cell", 1000),
+    ("cell", 5000),
+    ("written-out", 1000),
+    ("written-out", 5000),
+    ("deep", 784),
+    ("scan", 1000),
+    ("layer", 1000),
+)
 
 
 def one(name: str, steps: int) -> str:

@@ -275,7 +275,7 @@ class Recorder(Dispatching):
         self.look()
         if draws(func, args, kwargs):
             return lift(self, func, args, kwargs)
-        if func is aten._local_scalar_dense.default and args[0].dtype == torch.bool and self.depends_on_inputs(args):
+        if func is aten._local_scalar_dense.default and self._is_test(args[0]):
             return self._test(args[0])
         self._check(func, args, kwargs)
         if func is aten.lift_fresh.default:
@@ -326,6 +326,10 @@ class Recorder(Dispatching):
     def depends_on_inputs(self, arguments: Any) -> bool:
         """Whether some of these values depend on arguments, on the state, or on random numbers."""
         return bool(self._taint_of(arguments) & INPUT)
+
+    def _is_test(self, t: Tensor) -> bool:
+        """Whether Python is told the truth of a boolean that depends on inputs; not to refuse a distribution."""
+        return t.dtype == torch.bool and self.depends_on_inputs(t) and not validates()
 
     def _test(self, t: Tensor) -> bool:
         """The truth of a boolean that depends on inputs: the way that the function goes from here on rests on it."""

@@ -25,8 +25,13 @@ DONE, FAILED, USAGE, NOT_PARALLEL, INTERRUPTED = 0, 1, 2, 3, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
+    parser = make_parser()
+    words = sys.argv[1:] if argv is None else argv
+    if not words:  # `ffc` alone: somebody looks what there is
+        parser.print_help(sys.stderr)
+        return USAGE
     try:
-        options = make_parser().parse_args(argv)
+        options = parser.parse_args(words)
     except SystemExit as end:  # argparse has said what is wrong, or printed what was asked for
         return end.code if isinstance(end.code, int) else USAGE
     terminal = Terminal(json=options.json, quiet=options.quiet)

@@ -30,8 +30,9 @@ def make_parser() -> argparse.ArgumentParser:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def _add(commands: Commands, name: str, module: str, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+def _add(commands: Commands, name: str, module: str, text: str, example: str = "") -> argparse.ArgumentParser:
+    epilog = f"example: ffc {example}" if example else None
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog)
     parser.set_defaults(module=module)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -49,7 +50,8 @@ def _demo(commands: Commands) -> None:
 
 
 def _compile(commands: Commands) -> None:
-    parser = _add(commands, "compile", "compile", "compile a function and save it as an artifact")
+    example = "compile models.made:sample --input noise=@noise.npy -o made.ffc"
+    parser = _add(commands, "compile", "compile", "compile a function and save it as an artifact", example)
     parser.add_argument("function", metavar="FUNCTION", help=FUNCTION)
     parser.add_argument("-o", "--output", metavar="FILE.ffc", help="default: ATTRIBUTE.ffc")
     _compile_options(parser)
@@ -59,7 +61,8 @@ def _compile(commands: Commands) -> None:
 
 def _compile_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", metavar="NAME=VALUE", action="append", default=[], help=INPUT)
-    parser.add_argument("--schedule", default="auto", help="auto, jacobi, sliding(N), gs-jacobi(N), growing(N), sequential, ...")
+    schedules = "auto, jacobi, sliding(N), gs-jacobi(N), growing(N), sequential, ..."
+    parser.add_argument("--schedule", default="auto", help=schedules)
     parser.add_argument(
         "--equality", default="bits", metavar="E", help="bits (default), tolerance, or tolerance:RTOL,ATOL"
     )
@@ -90,8 +93,13 @@ def _target(parser: argparse.ArgumentParser) -> None:
 
 
 def _explain(commands: Commands) -> None:
-    parser = _add(commands, "explain", "plans", "say whether compiling is worth it, why, and what would change that")
+    text = "say whether compiling is worth it, why, and what would change that"
+    parser = _add(commands, "explain", "plans", text, "explain models.made:sample --input noise=@noise.npy")
     _target(parser)
+    _processors(parser)
+
+
+def _processors(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processors",
         metavar="P,P,...",
@@ -104,6 +112,7 @@ def _explain(commands: Commands) -> None:
 def _inspect(commands: Commands) -> None:
     parser = _add(commands, "inspect", "plans", "print the plan, or write it as a page with pictures")
     _target(parser)
+    _processors(parser)
     parser.add_argument(
         "-o", "--output", metavar="PAGE.html", help="write a page (or, to a name in .dot, a graph) in place of text"
     )
@@ -111,7 +120,7 @@ def _inspect(commands: Commands) -> None:
 
 
 def _run(commands: Commands) -> None:
-    parser = _add(commands, "run", "runs", "run an artifact")
+    parser = _add(commands, "run", "runs", "run an artifact", "run made.ffc --input noise=@noise.npy --output x.npy")
     parser.add_argument("file", metavar="FILE.ffc")
     parser.add_argument("--input", metavar="NAME=VALUE", action="append", default=[], help=INPUT.partition("; for")[0])
     parser.add_argument("--output", metavar="FILE.npy", help="the result; several become FILE-0.npy, FILE-1.npy, ...")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from ..errors import UsageError
 from .targets import check_output, open_target
 from .terminal import Terminal
 
@@ -11,10 +12,8 @@ from .terminal import Terminal
 def explain(options: Namespace, terminal: Terminal) -> int:
     with terminal.progress() as say:
         compiled, call = open_target(options, say)
-        if options.processors and call is not None:
-            explanation = compiled.explain(options.processors, call.args, call.kwargs, say)
-        else:
-            explanation = compiled.explain(options.processors)
+        args, kwargs = (None, None) if call is None else (call.args, call.kwargs)
+        explanation = compiled.explain(options.processors, args, kwargs, say)
     terminal.show(str(explanation), {"target": options.target, **explanation.json})
     return 0
 
@@ -25,11 +24,14 @@ def inspect(options: Namespace, terminal: Terminal) -> int:
     with terminal.progress() as say:
         compiled, call = open_target(options, say)
     data = {"target": options.target, **compiled.explain().json, "plan": str(compiled.plan)}
+    if options.output is None and options.processors:
+        raise UsageError("--processors of inspect is for a page: give -o PAGE.html, or use ffc explain")
     if options.output is None:
         terminal.show(str(compiled.plan), data)
         return 0
     record = compiled.run(*call.args, **call.kwargs)[1] if call is not None else None
-    compiled.inspect(options.output, record, force=options.force)
+    args, kwargs = (None, None) if call is None else (call.args, call.kwargs)
+    compiled.inspect(options.output, record, options.force, options.processors, args, kwargs)
     record_data = None if record is None else record.to_json()
     terminal.show(f"wrote {options.output}", {**data, "output": options.output, "record": record_data})
     return 0

@@ -26,6 +26,9 @@ from .terminal import Terminal, to_json
 
 def run(options: Namespace, terminal: Terminal) -> int:
     given = parse_inputs(options.input)
+    if ":" in options.file and not Path(options.file).exists():
+        made = f"`ffc compile {options.file}` makes one, and `ffc verify {options.file}` compiles and runs it"
+        raise UsageError(f"{options.file} is no file; of a function, {made}")
     compiled = load(options.file, options.device, options.sha256)
     outputs = _output_files(compiled, options.output)
     for path in [*outputs, *filter(None, [options.output_record])]:

@@ -49,7 +49,7 @@ def is_artifact(target: str) -> bool:
     if target.endswith(".ffc") or os.path.exists(target):
         return True
     if ":" not in target:
-        raise UsageError(f"{target!r} is neither a file nor a function (package.module:attribute)")
+        raise UsageError(f"{target!r} is neither a file nor a function (package.module:attribute){_spelt(target)}")
     return False
 
 
@@ -66,7 +66,7 @@ def compile_target(function: Callable[..., Any], call: Call, options: Namespace,
         schedule=options.schedule,
         on_unsupported=options.on_unsupported,
         budget=options.budget,
-        memory_limit=None if options.memory_limit is None else int(options.memory_limit * 2**20),
+        memory_limit=None if options.memory_limit is None else options.memory_limit * 2**20,
         cache=options.cache,
         progress=progress,
     )
@@ -91,7 +91,7 @@ def find_function(name: str) -> Callable[..., Any]:
     """The function named ``package.module:attribute``."""
     module_name, _, path = name.partition(":")
     if not module_name or not path:
-        raise UsageError(f"{name!r} does not name a function: write package.module:attribute")
+        raise UsageError(f"{name!r} does not name a function: write package.module:attribute{_spelt(name)}")
     value = _import(module_name)
     for part in path.split("."):
         if not hasattr(value, part):
@@ -100,9 +100,18 @@ def find_function(name: str) -> Callable[..., Any]:
             raise UsageError(f"{module_name} has no attribute {path!r}{hint}")
         value = getattr(value, part)
     if not callable(value):
-        raise UsageError(f"{name} is a {type(value).__name__}, not a function")
+        raise UsageError(f"{name} is no function, but an object of type {type(value).__name__}")
     function: Callable[..., Any] = value
     return function
+
+
+def _spelt(name: str) -> str:
+    """How a name of another form may be meant: that of a file, or with a dot in place of the colon."""
+    words = [word for word in re.split(r"[/\\.:]+", name.replace(".py", "")) if word.isidentifier()]
+    if not words or name.startswith(":"):
+        return ""
+    module, attribute = (words, "FUNCTION") if ".py" in name or len(words) == 1 else (words[:-1], words[-1])
+    return f", as in {'.'.join(module)}:{attribute}"
 
 
 def _import(name: str) -> Any:
@@ -112,7 +121,8 @@ def _import(name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise UsageError(f"there is no module {name!r} (looked in {os.getcwd()} too)") from None
+            meant = f"; of a file write the module{_spelt(name)}" if name.endswith(".py") or "/" in name else ""
+            raise UsageError(f"there is no module {name!r} (looked in {os.getcwd()} too){meant}") from None
         raise FFCompilerError(f"importing {name} failed: {error}") from error
     except ImportError as error:
         raise FFCompilerError(f"importing {name} failed: {error}") from error
@@ -181,6 +191,8 @@ def check_output(path: str | os.PathLike[str], force: bool) -> None:
     """Refuse, before any work is done, an output that could not be written at its end."""
     target = Path(path)
     folder = target.parent
+    if os.fspath(path).endswith(("/", os.sep)):
+        raise UsageError(f"cannot write {path}: that is a folder; name a file in it")
     try:
         exists = target.exists()
         if not folder.is_dir():

@@ -52,6 +52,18 @@ def step(loop: Loop, inside: bool) -> None:
                 _assign(loop, name, width, inside)
         else:
             _assign(loop, name, width, inside)
+    if script.some(0.12):
+        _test(loop)
+
+
+def _test(loop: Loop) -> None:
+    """A decision that the values of a state make, in most steps alike."""
+    script = loop.script
+    name, _ = script.pick(loop.states)
+    limit = script.pick([1000.0, 30.0, 2.5])
+    tests = [f"({name} > {limit}).any()", f"not ({name}.abs() < {limit}).all()", f"{name}.max() > {limit}"]
+    with script.block(f"if {script.pick(tests)}:"):
+        script.line(f"{name} = {name} * 0.5")
 
 
 def _assign(loop: Loop, name: str, width: int, inside: bool) -> None:

@@ -160,7 +160,7 @@ class Recurrent:
 
 def make_recurrent(loop: Recurrence, device: torch.device) -> Recurrent:
     """``loop`` compiled for ``device``."""
-    steps, loop = make_steps(loop, device), spelled_out(loop)
+    steps, read_by_steps, loop = make_steps(loop, device), loop.invariant.outputs, spelled_out(loop)
     handed = {given.value.name: given.value.type for given in loop.inputs}
     made = {ref.key: kind for node in loop.ahead.nodes for ref, kind in results_of(node)}
     state = {value.name: value.type for value in loop.carry}
@@ -173,7 +173,7 @@ def make_recurrent(loop: Recurrence, device: torch.device) -> Recurrent:
     return Recurrent(
         loop,
         device,
-        graph_call(loop.invariant, device),
+        graph_call(loop.invariant, device, read_by_steps),
         steps,
         lifted(loop.ahead, loop.ahead.outputs, handed),
         lifted(loop.body, next_state, given),
