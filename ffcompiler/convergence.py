@@ -176,7 +176,9 @@ class _Simulated:
         hi = self.schedule.ahead(self.working, blocks, self.levels) if self.working < blocks else blocks
         if self.schedule.windows and self.schedule.block is not None and hi < blocks:
             hi = max(hi - hi % self.quantum, self.working + 1)
-        return (self.certified, max(hi, self.reached)) if exact else (self.working, hi)
+        lo, hi = (self.certified, max(hi, self.reached)) if exact else (self.working, hi)
+        narrows = self.guarded and self.shape.by_width and not self.costs.blocks
+        return lo, self.guard.narrowed(self._done(), exact, lo, hi) if narrows else hi
 
     def _width(self, exact: bool) -> Window | None:
         lo, hi = self._window(exact)
@@ -205,6 +207,7 @@ class _Simulated:
         if hi > self.reached:
             self._begin(self.reached, hi)
         self.sweeps += 1
+        self.final_at[hi : self.reached] += 1  # what a window leaves out is a sweep later
         if self.levels and self.schedule.method is Method.WAVEFRONT:
             return hi
         if self.schedule.method is Method.JACOBI_GS and self.schedule.block is not None:

@@ -131,6 +131,23 @@ def sample_and_score() -> Program:
     return run, (randn(3, T),)
 
 
+def allocated_ahead() -> Program:
+    """What both loops fill is allocated before them, without values."""
+
+    def run(x: Tensor) -> tuple[Tensor, Tensor]:
+        one, two = torch.empty(T, 5), torch.empty(T, 5)
+        h = torch.zeros(5)
+        for t in range(T):
+            h = torch.sin(h + x[t])
+            one[t] = h
+        for t in range(T):
+            h = torch.cos(h * 0.5 + one[t])
+            two[t] = h
+        return one, two
+
+    return run, (randn(T, 5),)
+
+
 def two_marked() -> Program:
     def run(x: Tensor) -> Tensor:
         h = ffc.fori_loop(0, T, lambda t, h: torch.tanh(h + x[t]), torch.zeros(5))
@@ -148,6 +165,7 @@ ROWS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "drawing": (drawing, ("Recurrence", "Recurrence")),
     "in_place": (in_place, ("ArrayLoop", "ArrayLoop")),
     "sample_and_score": (sample_and_score, ("ArrayLoop", "Recurrence")),
+    "allocated_ahead": (allocated_ahead, ("Recurrence", "Recurrence")),
     "two_marked": (two_marked, ("Recurrence", "Recurrence")),
 }
 """By name: what makes the function, and the system of each of its parts."""

@@ -86,6 +86,7 @@ class Scripted:
     blocks: int
     fronts: Sequence[int]
     priced_by_width: bool = False
+    ends_anywhere: bool = False
     exact: bool = True
     levels: tuple[int, ...] = ()
     order: tuple[int, ...] = ()

@@ -395,12 +395,6 @@ def test_packed_sequences_are_refused_by_name():
     assert "packed" in ffc.compile(run, (randn(9, 2, 3),), equality=NEAR).plan.refusal
 
 
-def test_several_long_layers_are_refused_until_programs_hold_several_loops():
-    layer = seeded(nn.GRU(3, 4, num_layers=2))
-    refusal = ffc.compile(lambda x: layer(x), (randn(300, 1, 3),), equality=NEAR).plan.refusal
-    assert "2 loops of 300 steps" in refusal
-
-
 # ---------------------------------------------------------------------------------------------------- single steps
 
 

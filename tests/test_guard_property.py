@@ -70,6 +70,7 @@ def runs(draw: Any) -> tuple[Scripted, World, Schedule, Equality, Handover]:
         blocks,
         [min(front, blocks) for front in accumulate(advances)],
         priced_by_width=kind != "array",
+        ends_anywhere=kind == "recurrence",
         exact=kind != "array" or draw(st.booleans()),
         levels=levels,
         order=order,

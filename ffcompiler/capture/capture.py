@@ -274,4 +274,4 @@ def _replay(arguments: list[Tensor], run: Run) -> Replay:
     init = run.states[0][0] if run.states else ()
     given = arguments if run.given is None else list(run.given.values())
     left = () if complete else run.left
-    return Replay(tuple(given), init, checkpoints, run.final, results, complete, run.generators, left)
+    return Replay(tuple(given), init, checkpoints, run.final, results, complete, run.generators, left, run.unset)

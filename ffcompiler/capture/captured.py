@@ -36,6 +36,11 @@ class Replay:
     complete: bool
     generators: States  # of random numbers, before the run
     left: tuple[Tensor, ...] = ()  # of an incomplete run: what its steps collected
+    unset: frozenset[int] = frozenset()  # which of the results hold nothing yet: whatever was in memory
+
+    def set_ones(self, results: Sequence[Tensor]) -> list[Tensor]:
+        """Those of some results, in the order of this run's, that hold something."""
+        return [t for k, t in enumerate(results) if k not in self.unset]
 
 
 @dataclass(frozen=True, slots=True)

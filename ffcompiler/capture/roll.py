@@ -53,12 +53,13 @@ def roll(flat: Flat, repeat: Repeat, overwritten: Mapping[int, str]) -> Rolled:
 
 
 def alike(flat: Flat, repeat: Repeat) -> bool:
-    """Whether these calls are the steps of one loop, whatever comes after it."""
+    """Whether these calls are the steps of one loop, whatever comes after it, and steps hand something on."""
+    trial = _Roll(flat, repeat, {}, trial=True)
     try:
-        _Roll(flat, repeat, {}, trial=True).columns()
+        trial.columns()
     except NotRolledError:
         return False
-    return True
+    return bool(trial.leaves)
 
 
 @dataclass(slots=True)

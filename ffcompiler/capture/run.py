@@ -62,6 +62,7 @@ class Run:
     stacks: tuple[Outside, ...] = ()  # of what steps are handed besides the state
     collected: int = 0  # how many of a step's results are kept besides the state
     given: dict[Outside, Tensor] | None = None  # of a later part of a function: what earlier ones hand on
+    unset: frozenset[int] = frozenset()  # which of the results hold nothing yet
     left: tuple[Tensor, ...] = ()  # what was collected: of a run that left steps out, not what the steps left
 
     def record(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Run:

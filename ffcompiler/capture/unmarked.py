@@ -177,6 +177,8 @@ def as_runs(run: FlatRun, cut: Sequence[Section]) -> list[Run]:
     runs = [_as_run(run, section) for section in cut]
     for made, after in zip(runs, cut[1:], strict=False):
         made.result = given_values(run.recorder, after)
+    for made, section in zip(runs, cut, strict=True):
+        made.unset = section.unset
     for made, section in zip(runs[1:], cut[1:], strict=True):
         made.generators = run.recorder.generators[section.begin]
     return runs

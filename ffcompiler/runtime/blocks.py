@@ -29,6 +29,11 @@ class Blocks(Protocol):
         ...
 
     @property
+    def ends_anywhere(self) -> bool:
+        """Whether a sweep may leave out the last blocks of its window."""
+        ...
+
+    @property
     def priced_by_width(self) -> bool:
         """Whether a sweep costs what its window has, and not what the whole system has."""
         ...

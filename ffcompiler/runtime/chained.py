@@ -53,6 +53,11 @@ class Chained:
         return True
 
     @property
+    def ends_anywhere(self) -> bool:
+        """Levels and groups are whole."""
+        return False
+
+    @property
     def priced_by_width(self) -> bool:
         """A sweep evaluates the blocks of its window and no others."""
         return True

@@ -10,6 +10,8 @@ from ..plan import Costs
 
 SLACK = 1.05
 """A run may cost this much of the reference at most, in calibrated cost."""
+KEEP = 4
+"""Sweeps that a window which may end anywhere leaves room for."""
 STALL = 8.0
 """A sweep that takes this many times its calibrated cost is charged what it took (denormals can cost 200 times)."""
 
@@ -83,6 +85,19 @@ class Guard:
         if self.costs is None:
             return True
         return self.spent + self._ahead(exact, window) + self.rest(certified) <= SLACK * self.reference
+
+    def narrowed(self, certified: int, exact: bool, lo: int, hi: int) -> int:
+        """Where a window that may end anywhere had better end: so many sweeps of it are left before the run ends.
+
+        All blocks of a long window are often final at once, and until then the run lives on its slack. When that runs
+        short, fewer blocks that become final release what the next ones need.
+        """
+        if self.costs is None:
+            return hi
+        left = SLACK * self.reference - self.spent - self.rest(certified)
+        while hi - lo > 1 and KEEP * self.cost(exact, (lo, hi)) > left:
+            hi = lo + (hi - lo) // 2
+        return hi
 
     def charge(self, exact: bool, seconds: float, window: Window | None = None) -> None:
         """A sweep was made, or begun, and took so long."""

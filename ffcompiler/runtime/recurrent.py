@@ -62,6 +62,11 @@ class Recurrent:
         return self.ahead, self.body, self.kept
 
     @property
+    def ends_anywhere(self) -> bool:
+        """Each step reads the one before it and no other."""
+        return True
+
+    @property
     def priced_by_width(self) -> bool:
         """A sweep evaluates the steps of its window and no others."""
         return True

@@ -215,7 +215,10 @@ class Runner:
         assert self.solving is not None
         exact = always_certifies(self.solving, self.plan.schedule, self.plan.equality)
         blocks, levels = self.solving.blocks, self.solving.levels
-        first = (0, self.plan.schedule.ahead(0, blocks, levels)) if self.solving.priced_by_width else None
+        ahead = self.plan.schedule.ahead(0, blocks, levels)
+        if self.solving.ends_anywhere:
+            ahead = guard.narrowed(0, exact, 0, ahead)
+        first = (0, ahead) if self.solving.priced_by_width else None
         return "" if guard.allows(0, exact, first) else guard.why(0, exact, first, 0)
 
     def anew(self, execution: Execution) -> bool:

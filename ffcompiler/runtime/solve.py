@@ -201,7 +201,8 @@ class Solve:
         hi = self.schedule.ahead(self.working, blocks, self.system.levels) if self.working < blocks else blocks
         if self.schedule.windows and self.schedule.block is not None and hi < blocks:
             hi = max(hi - hi % self.quantum, self.working + 1)
-        return (self.certified, max(hi, self.reached)) if exact else (self.working, hi)
+        lo, hi = (self.certified, max(hi, self.reached)) if exact else (self.working, hi)
+        return lo, self.guard.narrowed(self._done(), exact, lo, hi) if self.system.ends_anywhere else hi
 
     def _advance(self, front: int, hi: int, exact: bool) -> None:
         self.reached = max(self.reached, hi)

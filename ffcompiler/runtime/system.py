@@ -50,6 +50,11 @@ class System:
         return self.tail.exact
 
     @property
+    def ends_anywhere(self) -> bool:
+        """Windows end where the schedule says."""
+        return False
+
+    @property
     def priced_by_width(self) -> bool:
         """The shared part is evaluated on the whole array, whatever the window."""
         return False
