@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from .artifact import save_artifact
 from .calls import Parameters, mismatches, parameters_in, parameters_of
 from .capture import describe_arguments, look
+from .choice.processors import Simulation
+from .choice.workers import Example, Progress, checked, examples_in_a_row, impossible, simulate_workers
 from .errors import ArtifactError, BranchError, CaptureError, SignatureError, UsageError
 from .explain import Explanation, explain
 from .inspect import write_page
@@ -22,7 +24,6 @@ from .live import Live
 from .modes import as_recorded
 from .plan import Method, Plan
 from .prepared import Observe, Prepared, joined
-from .processors import Simulation
 from .program import Leaf, Signature
 from .proof import Proof, Prover, Refusal
 from .randomness import same_states, set_states, states
@@ -33,7 +34,6 @@ from .runtime.record import Certificate, Ending, RunRecord, in_a_row
 from .runtime.runner import Execution, Runner
 from .trees import flatten, unflatten
 from .variants import Found, Variants
-from .workers import Example, Progress, checked, examples_in_a_row, impossible, simulate_workers
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .alternatives import LOOSE, alternatives, exponent, rounding_alone
 from .artifact import read_artifact
 from .cache import Asked, PlanCache, plan_cache
-from .calibrate import QUICK, Effort, Example, calibrate
 from .calls import mismatches, parameters_of
 from .capture import Captured, Replay, capture, describe_arguments, describe_call, keeping
-from .choice import SEQUENTIAL, choose, to_try
+from .choice.alternatives import LOOSE, alternatives, exponent, rounding_alone
+from .choice.calibrate import QUICK, Effort, Example, calibrate
+from .choice.choose import SEQUENTIAL, choose, to_try
+from .choice.several import in_a_row, measure_parts, worth_it
 from .circumstances import circumstances, fingerprint, remembered
 from .compiled import Compiled
 from .errors import ArtifactError, CaptureError, CausalityError, ScheduleError, UsageError
@@ -35,7 +36,6 @@ from .randomness import kept
 from .respelled import confirm_respelled
 from .runtime.recurrent import make_recurrent
 from .schedules import parse_schedule
-from .several import in_a_row, measure_parts, worth_it
 from .sweepable import obstacle
 from .trees import flatten, unflatten
 from .verify import verify

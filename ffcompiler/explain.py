@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
+from .choice.processors import SIMULATED, Simulation
 from .decision import candidate_json, candidate_table, convergence_lines
 from .layout import part_line
 from .parts import chosen_of, seconds_of, source_of, speed, verdict_of_all
@@ -25,7 +26,6 @@ from .plan import (
     ZeroPattern,
     key_text,
 )
-from .processors import SIMULATED, Simulation
 from .program import Chain, Recurrence, RepeatedMap
 from .proof import NO_PROOF, Proof
 from .runtime.cells import spelled_out

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from .choice.processors import Simulation
 from .dot import dot
 from .explain import Explanation, explain
 from .files import replace_file
 from .pictures import Fronts, front_svg
 from .plan import Method, Plan
-from .processors import Simulation
 from .program import ArrayLoop
 from .proof import Proof
 from .runtime.record import RunRecord

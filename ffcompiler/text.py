@@ -178,9 +178,7 @@ def _candidate(row: str, line: int) -> Candidate:
     predicted = None if cells[5] == "-" else number(expression(cells[5], line))
     memory = None if cells[6] == "-" else integer(expression(cells[6], line))
     note = unquoted(cells[7], line) if cells[7:] else ""
-    return Candidate(
-        _schedule(cells[0], line), seconds, sweeps, note, certifying, predicted, cells[4] == "yes", memory
-    )
+    return Candidate(_schedule(cells[0], line), seconds, sweeps, note, certifying, predicted, cells[4] == "yes", memory)
 
 
 def _alternatives(section: Section) -> tuple[Alternative, ...]:

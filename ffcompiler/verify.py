@@ -162,7 +162,6 @@ def figures_are_finite(subject: Subject) -> Iterator[Fault]:
         if not all(map(_is_figure, figures)) or not 0 <= candidate.certifying <= candidate.sweeps:
             yield Fault(f"{candidate.schedule}: {candidate.seconds!r} s, {candidate.sweeps} sweeps", "measure again")
 
-
     for other in subject.plan.alternatives:
         if not all(map(_is_figure, (other.sweeps, other.seconds, other.reference))):
             yield Fault(f"of {other.change!a}: {other.seconds!r} s, {other.sweeps} sweeps", "measure again")

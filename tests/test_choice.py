@@ -15,16 +15,16 @@ from plans import MADE
 from systems import SYSTEMS
 
 import ffcompiler as ffc
-from ffcompiler.calibrate import Calibration
-from ffcompiler.choice import MARGIN, NEAR, Outlook, best_of, bias, choose, next_to_run, to_try
-from ffcompiler.convergence import Fresh, Shape, Trace
+from ffcompiler.choice.calibrate import Calibration
+from ffcompiler.choice.choose import MARGIN, NEAR, Outlook, best_of, bias, choose, next_to_run, to_try
+from ffcompiler.choice.convergence import Fresh, Shape, Trace
+from ffcompiler.choice.memory import peak_bytes, predicted_bytes
+from ffcompiler.choice.traces import take_trace
 from ffcompiler.decision import candidate_table, convergence_lines
-from ffcompiler.memory import peak_bytes, predicted_bytes
 from ffcompiler.plan import EXCLUDED, Candidate, Convergence, Costs, Method, Plan, Schedule
 from ffcompiler.proof import NO_PROOF
 from ffcompiler.schedules import parse_schedule
 from ffcompiler.text import parse
-from ffcompiler.traces import take_trace
 from ffcompiler.zoo import made
 
 COSTS = Costs(step=0.01, sweep=0.002, certify=0.002, once=0.0, windows=((4, 0.0005), (12, 0.002)))

@@ -15,14 +15,14 @@ from systems import SYSTEMS, Case, randn
 from torch import Tensor
 
 import ffcompiler as ffc
-from ffcompiler.convergence import Fresh, Run, Shape, Trace, quantile, simulate
-from ffcompiler.lyapunov import largest_exponent
+from ffcompiler.choice.convergence import Fresh, Run, Shape, Trace, quantile, simulate
+from ffcompiler.choice.lyapunov import largest_exponent
+from ffcompiler.choice.traces import certifying_sweeps, take_trace
 from ffcompiler.plan import Bits, Costs, Equality, Method, Schedule
 from ffcompiler.runtime.guard import SLACK
 from ffcompiler.runtime.record import RunRecord
 from ffcompiler.runtime.runner import Runner
 from ffcompiler.schedules import parse_schedule
-from ffcompiler.traces import certifying_sweeps, take_trace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

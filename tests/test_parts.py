@@ -17,9 +17,9 @@ import ffcompiler as ffc
 from ffcompiler.capture import capture
 from ffcompiler.capture.parts import _is_outer
 from ffcompiler.capture.repeats import Footprints, Repeat
+from ffcompiler.choice.several import PartSeconds, in_a_row, worth_it
 from ffcompiler.plan import Bits, Candidate, Equality, Method, Plan, Schedule, tolerance
 from ffcompiler.runtime.record import Ending
-from ffcompiler.several import PartSeconds, in_a_row, worth_it
 from ffcompiler.text import parse
 
 NEAR = tolerance(1e-6, 1e-6)

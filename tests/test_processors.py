@@ -17,11 +17,7 @@ from systems import SYSTEMS
 from torch import Tensor
 
 import ffcompiler as ffc
-from ffcompiler.cli import main
-from ffcompiler.errors import UsageError
-from ffcompiler.explain import explain
-from ffcompiler.inspect import page
-from ffcompiler.processors import (
+from ffcompiler.choice.processors import (
     SIMULATED,
     Course,
     Simulation,
@@ -30,6 +26,10 @@ from ffcompiler.processors import (
     makespan,
     window_tasks,
 )
+from ffcompiler.cli import main
+from ffcompiler.errors import UsageError
+from ffcompiler.explain import explain
+from ffcompiler.inspect import page
 from ffcompiler.zoo.densenet import random_densenet
 
 SECONDS = st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=12).map(tuple)
@@ -247,7 +247,7 @@ def test_a_number_of_workers_that_is_none_is_refused(processors: tuple[int, ...]
 def test_a_schedule_that_takes_too_long_is_stopped_and_its_figures_are_bounds(
     dense: ffc.Compiled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ffcompiler.workers.BUDGET", -1.0)
+    monkeypatch.setattr("ffcompiler.choice.workers.BUDGET", -1.0)
     simulation = dense.explain(processors=(1, 5)).simulated
     assert simulation is not None
     course = next(c for c in simulation.courses if c.schedule == "jacobi")

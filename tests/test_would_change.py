@@ -12,7 +12,7 @@ from systems import SYSTEMS
 from torch import Tensor
 
 import ffcompiler as ffc
-from ffcompiler.alternatives import Moves
+from ffcompiler.choice.alternatives import Moves
 from ffcompiler.codec import decode, encode
 from ffcompiler.explain import explain
 from ffcompiler.plan import Alternative, Convergence, Plan

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..choice.several import in_a_row
 from ..compiled import Compiled
 from ..driver import compile as compile_
 from ..driver import load
@@ -21,7 +22,6 @@ from ..errors import ScheduleError
 from ..plan import Bits, Method, Plan, Schedule, Tolerance
 from ..program import ArrayLoop, Chain, Recurrence
 from ..schedules import parse_schedule
-from ..several import in_a_row
 from .runs import TOLERANCE, Mismatch, Outcome, Trial
 from .script import Program
 

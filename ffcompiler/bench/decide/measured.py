@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...choice import to_try
+from ...choice.choose import to_try
 from ...compiled import Compiled
 from ...driver import compile as compile_function
 from ...plan import Method, Schedule

@@ -15,14 +15,14 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from .capture import Replay
+from ..capture import Replay
+from ..modes import as_recorded
+from ..plan import Alternative, Bits, Method, Plan, Schedule, Tolerance
+from ..program import ArrayLoop, Recurrence
+from ..proof import Proof
+from ..runtime.record import Sweep
+from ..runtime.runner import Runner
 from .lyapunov import largest_exponent
-from .modes import as_recorded
-from .plan import Alternative, Bits, Method, Plan, Schedule, Tolerance
-from .program import ArrayLoop, Recurrence
-from .proof import Proof
-from .runtime.record import Sweep
-from .runtime.runner import Runner
 from .timing import Left
 
 TOLERANCES = (1e-3, 1e-6)

@@ -11,19 +11,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .capture import Replay
+from ..capture import Replay
+from ..plan import Bits, Candidate, Convergence, Costs, Method, Plan, Schedule, Tolerance
+from ..program import ArrayLoop, Chain, Recurrence
+from ..proof import Proof
+from ..runtime.equality import same_bits
+from ..runtime.record import Ending, RunRecord
+from ..runtime.repeat_costs import repeat_costs
+from ..runtime.runner import Execution, Runner
+from ..runtime.solve import Solve
+from ..runtime.system import System
 from .convergence import Fresh, Shape, Trace
 from .lyapunov import largest_exponent
-from .plan import Bits, Candidate, Convergence, Costs, Method, Plan, Schedule, Tolerance
-from .program import ArrayLoop, Chain, Recurrence
-from .proof import Proof
 from .rest_costs import with_rest
-from .runtime.equality import same_bits
-from .runtime.record import Ending, RunRecord
-from .runtime.repeat_costs import repeat_costs
-from .runtime.runner import Execution, Runner
-from .runtime.solve import Solve
-from .runtime.system import System
 from .timing import Left, mean_seconds, median_seconds, now
 from .traces import certifying_sweeps, take_trace
 

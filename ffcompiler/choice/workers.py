@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .choice import to_try
-from .errors import UsageError
-from .modes import as_recorded
-from .plan import Costs, Method, Plan, Schedule
+from ..errors import UsageError
+from ..modes import as_recorded
+from ..plan import Costs, Method, Plan, Schedule
+from ..program import RepeatedMap
+from ..proof import Proof, Prover, Refusal
+from ..randomness import States, kept
+from ..runtime.chained import Chained
+from ..runtime.record import Ending, RunRecord, Sweep
+from ..runtime.runner import Runner
+from .choose import to_try
 from .processors import Course, Simulation, Tasks, critical_path, even_tasks, window_tasks
-from .program import RepeatedMap
-from .proof import Proof, Prover, Refusal
-from .randomness import States, kept
-from .runtime.chained import Chained
-from .runtime.record import Ending, RunRecord, Sweep
-from .runtime.runner import Runner
 
 Progress = Callable[[str, int, int], None]
 BUDGET = 60.0

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .runtime.runner import Execution, Runner
-from .runtime.steps import Step
+from ..runtime.runner import Execution, Runner
+from ..runtime.steps import Step
 
 VECTORS = 2
 """Random tangent vectors: the largest of their exponents counts."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from .choice import Calibration, Outlook, next_to_run
+from ..modes import as_recorded
+from ..plan import EXCLUDED, Candidate, Plan, Schedule
+from ..proof import Proof
+from .choose import Calibration, Outlook, next_to_run
 from .measure import QUICK, Example, Trial, reference_seconds_of
 from .memory import predicted_bytes
-from .modes import as_recorded
-from .plan import EXCLUDED, Candidate, Plan, Schedule
-from .proof import Proof
 from .timing import Left
 
 __all__ = ["QUICK", "Calibration", "Effort", "Example", "calibrate"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import re
 
-from .graph import Graph, TensorType
-from .plan import Plan, Schedule
-from .program import ArrayLoop, Chain, Recurrence, RepeatedMap
-from .proof import Proof
-from .schedules import quantum
+from ..graph import Graph, TensorType
+from ..plan import Plan, Schedule
+from ..program import ArrayLoop, Chain, Recurrence, RepeatedMap
+from ..proof import Proof
+from ..schedules import quantum
 
 VIEWS = frozenset(
     f"aten.{name}"

@@ -8,14 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .capture import Replay
+from ..capture import Replay
+from ..plan import Method, Plan, Schedule
+from ..program import ArrayLoop, Recurrence
+from ..proof import Proof
+from ..runtime.record import RunRecord
+from ..runtime.runner import Execution, Runner
+from ..runtime.solve import Solve
 from .convergence import Fresh, Trace
-from .plan import Method, Plan, Schedule
-from .program import ArrayLoop, Recurrence
-from .proof import Proof
-from .runtime.record import RunRecord
-from .runtime.runner import Execution, Runner
-from .runtime.solve import Solve
 
 SHARES = (0.5, 0.25, 0.75)
 """Where Jacobi is begun anew, besides the first block: at these shares of the blocks, as far as there is time."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from ..errors import ScheduleError
+from ..plan import Bits, Candidate, Convergence, Costs, Equality, Method, Plan, Schedule
+from ..program import Chain, Recurrence, RepeatedMap
+from ..proof import Proof
+from ..schedules import candidates_for, candidates_for_chain, candidates_for_recurrence
 from .convergence import Shape, Trace, quantile, simulate
-from .errors import ScheduleError
 from .memory import predicted_bytes
-from .plan import Bits, Candidate, Convergence, Costs, Equality, Method, Plan, Schedule
-from .program import Chain, Recurrence, RepeatedMap
-from .proof import Proof
-from .schedules import candidates_for, candidates_for_chain, candidates_for_recurrence
 
 SEQUENTIAL = Schedule(Method.SEQUENTIAL)
 JACOBI = Schedule(Method.JACOBI)

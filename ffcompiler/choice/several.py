@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..modes import as_recorded
+from ..plan import Method, Plan, Schedule
+from ..proof import Proof
+from ..runtime.guard import SLACK
+from ..runtime.runner import Runner
 from .calibrate import Example
-from .modes import as_recorded
-from .plan import Method, Plan, Schedule
-from .proof import Proof
-from .runtime.guard import SLACK
-from .runtime.runner import Runner
 
 SEQUENTIAL = Schedule(Method.SEQUENTIAL)
 ENOUGH = 1.0

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import torch
 
-from .capture import Replay
-from .plan import Costs
-from .runtime.runner import Execution, Runner
+from ..capture import Replay
+from ..plan import Costs
+from ..runtime.runner import Execution, Runner
 from .workers import block_seconds
 
 Now = Callable[[], float]

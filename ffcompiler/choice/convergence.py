@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .plan import Costs, Method, Schedule
-from .runtime.guard import Guard, Window
-from .schedules import quantum
+from ..plan import Costs, Method, Schedule
+from ..runtime.guard import Guard, Window
+from ..schedules import quantum
 
 FAR = 2048
 """Blocks, or four windows: what a block does to others further on is left out."""
