@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compiled import Compiled, Verification
+    from .compiled import Compiled
     from .driver import compile, load  # noqa: A004 - the verb users expect
     from .errors import (
         ArtifactError,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .loops import fori_loop, scan
     from .plan import Bits, Plan, Tolerance, tolerance
     from .runtime.record import Certificate, RunRecord
+    from .verification import Verification
 
 __all__ = [
     "ArtifactError",
@@ -58,12 +59,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "compiled": ("Compiled", "Verification"),
+    "compiled": ("Compiled",),
     "driver": ("compile", "load"),
     "explain": ("Explanation",),
     "loops": ("fori_loop", "scan"),
     "plan": ("Bits", "Plan", "Tolerance", "tolerance"),
     "runtime.record": ("Certificate", "RunRecord"),
+    "verification": ("Verification",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

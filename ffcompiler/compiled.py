@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arguments import admit, checked_tensors, in_its_structure
 from .artifact import save_artifact
-from .calls import Parameters, mismatches, parameters_in, parameters_of
-from .capture import describe_arguments, look
+from .calls import Parameters, parameters_in, parameters_of
+from .capture import look
 from .choice.processors import Simulation
 from .choice.workers import Example, Progress, checked, examples_in_a_row, impossible, simulate_workers
 from .errors import ArtifactError, BranchError, CaptureError, SignatureError, UsageError
@@ -24,38 +24,15 @@ from .live import Live
 from .modes import as_recorded
 from .plan import Method, Plan
 from .prepared import Observe, Prepared, joined
-from .program import Leaf, Signature
+from .program import Signature
 from .proof import Proof, Prover, Refusal
 from .randomness import same_states, set_states, states
 from .runtime.checks import Late
-from .runtime.equality import Difference, compare
 from .runtime.guard import Handover
 from .runtime.record import Certificate, Ending, RunRecord, in_a_row
 from .runtime.runner import Execution, Runner
-from .trees import flatten, unflatten
 from .variants import Found, Variants
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """The compiled function against its reference on the same arguments."""
-
-    differences: tuple[Difference, ...]
-    outputs: int
-    record: RunRecord
-    reference_seconds: float
-    same_generators: bool = True
-    """Both left the random generators in the same states."""
-
-    @property
-    def equal(self) -> bool:
-        return not self.differences and self.same_generators
-
-    def __str__(self) -> str:
-        if self.equal:
-            return f"bits equal: {self.outputs} of {self.outputs} outputs ({self.record.claim})"
-        left = [] if self.same_generators else ["the random generators are left in other states than by the reference"]
-        return "\n".join([*map(str, self.differences), *left])
+from .verification import Verification, differences
 
 
 @dataclass(slots=True)
@@ -194,12 +171,8 @@ class Compiled:
 
     def _admit(self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> None:
         """Raises: `SignatureError` for tensors that require gradients."""
-        if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
-            return
-        given, ordered = describe_arguments(self._called or _nameless, args, kwargs)
-        paths = [leaf.path for leaf in given.leaves if leaf.type]
-        faults = [_with_gradients(path) for path, t in zip(paths, ordered, strict=True) if t.requires_grad]
-        raise SignatureError("\n  ".join(["these arguments cannot be taken", *faults]))
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            admit(self._called, args, kwargs)
 
     def explain(
         self,
@@ -220,8 +193,9 @@ class Compiled:
         explanation = explain(self.plan, *(part.proof for part in self.parts), simulated=simulated)
         if self.measured is None:
             return explanation
-        told = f"from the plan cache, measured on {self.measured}; to measure again: `ffc cache clear`, or cache=False"
-        return replace(explanation, why=(*explanation.why, f"the choice is {told}"))
+        again = "to measure again: cache=False, --no-cache, or `ffc cache clear`"
+        told = f"the choice is from the plan cache, measured on {self.measured}; {again}"
+        return replace(explanation, why=(*explanation.why, told))
 
     def _simulated(
         self,
@@ -267,11 +241,7 @@ class Compiled:
         started = time.perf_counter()
         expected = self.reference(*args, **kwargs)
         seconds = time.perf_counter() - started
-        got = [leaf for _, leaf in flatten(result)[0] if isinstance(leaf, Tensor)]
-        wanted = [leaf for _, leaf in flatten(expected)[0] if isinstance(leaf, Tensor)]
-        found = (compare(i, a, b) for i, (a, b) in enumerate(zip(got, wanted, strict=True)))
-        same = same_states(left, states())
-        return Verification(tuple(d for d in found if d is not None), len(got), record, seconds, same)
+        return Verification(*differences(result, expected), record, seconds, same_states(left, states()))
 
     def reference(self, *args: Any, **kwargs: Any) -> Any:
         """The user's function itself; of a loaded artifact, its captured loop run step by step."""
@@ -396,32 +366,12 @@ class Compiled:
         if self.plan.program is None:
             return []
         wanted = self.plan.program.signature
-        try:
-            given, tensors = describe_arguments(self._called or _nameless, *self._parameters.canonical(args, kwargs))
-        except CaptureError as error:
-            raise SignatureError(str(error)) from None
-        faults = list(mismatches(wanted, given))
-        faults += [
-            f"{leaf.path} is on {t.device}; the plan is for {self.device}"
-            for leaf, t in zip([x for x in given.leaves if x.type], tensors, strict=True)
-            if t.device.type != self.device.type
-        ]
-        faults += [
-            _with_gradients(leaf.path)
-            for leaf, t in zip([x for x in given.leaves if x.type], tensors, strict=True)
-            if t.requires_grad and torch.is_grad_enabled()
-        ]
-        if faults:
-            raise SignatureError("the arguments are not those the function was compiled for\n  " + "\n  ".join(faults))
-        return tensors
+        return checked_tensors(wanted, self._called, self._parameters, args, kwargs, self.device)
 
     def _result(self, tensors: list[Tensor]) -> Any:
         program = self.parts[-1].plan.program
         assert program is not None
-        remaining = iter(tensors)
-        result = program.result
-        leaves = [constant(leaf) if leaf.name is None else next(remaining) for leaf in result.leaves]
-        return unflatten(result.tree, leaves)
+        return in_its_structure(program.result, tensors)
 
     # ------------------------------------------------------------------------------------------ files
 
@@ -454,22 +404,6 @@ class Compiled:
 def _unsettled(runner: Runner, weights: Mapping[str, Tensor]) -> str | None:
     """Why what steps write into ``weights`` is not the same in all steps, if it is not."""
     return runner.overwrites.unsettled(runner.overwrites.evaluated(weights))
-
-
-def _nameless() -> None:
-    """A function without parameter names."""
-
-
-def constant(leaf: Leaf) -> Any:
-    """The constant of a leaf, from its text."""
-    assert leaf.constant is not None
-    if leaf.constant in ("inf", "-inf", "nan"):
-        return float(leaf.constant)
-    return ast.literal_eval(leaf.constant)
-
-
-def _with_gradients(path: str) -> str:
-    return f"{path} requires gradients, compiled functions give none: detach it, or call under torch.no_grad()"
 
 
 def _modules(function: Callable[..., Any]) -> list[nn.Module]:

@@ -35,13 +35,15 @@ def candidate_table(candidates: Sequence[Candidate]) -> list[str]:
 
 def _row(c: Candidate) -> str:
     seconds = f"{c.seconds:.4g} s" if c.measured else f"({c.seconds:.4g} s)"
-    sweeps = f"{c.sweeps:>5} sweeps, {c.certifying:>4} certifying"
+    sweeps = f"{c.sweeps:>5} sweeps, {c.certifying:>4} certifying" if c.sweeps else " " * 29
     expected = f"predicted {c.predicted:.4g} s" if c.measured and c.predicted is not None else ""
     return f"{seconds:>13}  {sweeps}  {expected:<21}  {_bytes(c.memory):>11}  {c.note}"
 
 
 def _bytes(memory: int | None) -> str:
-    return "" if memory is None else f"{memory / 2**20:.2f} MiB"
+    if memory is None:
+        return ""
+    return f"{memory / 2**20:.2f} MiB" if memory >= 2**20 else f"{memory / 2**10:.2f} KiB"
 
 
 def convergence_lines(plan: Plan) -> list[str]:

@@ -188,14 +188,16 @@ class Recipe:
         examples = [Example(p.replays[0], partial(live.weights, k), timed) for k, p in enumerate(live.captured.parts)]
         if len(examples) == 1:
             example = replace(examples[0], others=tuple(_unseen(examples[0].replay, given) for given in self.inputs))
-            return self._part_chosen(plan, proofs[0], example, say)
+            return self._part_chosen(plan, proofs[0], example, say, self.effort)
         seconds = measure_parts(plan, proofs, examples, timed)
+        whole = sum(own.reference for own in seconds)
         faults: list[ScheduleError] = []
         parts = []
         for part, proof, example, own in zip(plan.parts, proofs, examples, seconds, strict=True):
             try:
                 shared = replace(example, seconds=own.share)
-                parts.append(part if part.refusal is not None else self._part_chosen(part, proof, shared, say))
+                effort = replace(self.effort, budget=self.effort.budget * own.reference / whole if whole else 0.0)
+                parts.append(part if part.refusal is not None else self._part_chosen(part, proof, shared, say, effort))
             except ScheduleError as fault:  # the schedule that was asked for is none for this loop
                 faults.append(fault)
                 parts.append(replace(part, why=str(fault)))
@@ -203,12 +205,14 @@ class Recipe:
             raise faults[0]
         return in_a_row(parts) if self.wanted is not None else worth_it(parts, seconds)
 
-    def _part_chosen(self, plan: Plan, proof: Proof, example: Example, say: Progress) -> Plan:
+    def _part_chosen(self, plan: Plan, proof: Proof, example: Example, say: Progress, effort: Effort) -> Plan:
         schedules = to_try(plan, proof, self.wanted)
-        chosen = choose(plan, self.wanted, calibrate(plan, proof, example, schedules, say, self.effort))
+        if self.wanted is not None:  # what is asked for by name is run, whatever it takes
+            effort = replace(effort, memory_limit=None)
+        chosen = choose(plan, self.wanted, calibrate(plan, proof, example, schedules, say, effort))
         if self.wanted is not None or chosen.refusal is not None or not isinstance(plan.equality, Bits):
             return chosen
-        seconds = ASIDE * self.effort.budget
+        seconds = ASIDE * effort.budget
         return replace(chosen, alternatives=alternatives(chosen, proof, example.replay, example.weights(), seconds))
 
     def _loosened(self, plan: Plan, live: Live, timed: Callable[[float], float]) -> Plan:

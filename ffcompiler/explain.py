@@ -13,10 +13,12 @@ from .decision import candidate_json, candidate_table, convergence_lines
 from .layout import part_line
 from .parts import chosen_of, seconds_of, source_of, speed, verdict_of_all
 from .plan import (
+    Alternative,
     Bits,
     Bounded,
     Candidate,
     Convergence,
+    Costs,
     Finite,
     Method,
     NoNegativeZero,
@@ -52,6 +54,9 @@ class Explanation:
     parts: tuple[Explanation, ...] = ()
     simulated: Simulation | None = None
     convergence: Convergence | None = None
+    schedule: str = ""
+    costs: Costs | None = None
+    alternatives: tuple[Alternative, ...] = ()
 
     @property
     def json(self) -> dict[str, Any]:
@@ -102,6 +107,9 @@ def _explained(plan: Plan, proof: Proof, sequentially: str) -> Explanation:
         tuple(would_change(plan)),
         dependence(plan, proof),
         convergence=plan.convergence,
+        schedule=str(plan.schedule),
+        costs=plan.costs,
+        alternatives=plan.alternatives,
     )
 
 

@@ -6,6 +6,7 @@ import math
 
 from .plan import Alternative, Bits, Method, Plan
 from .program import Chain, Recurrence, RepeatedMap
+from .runtime.guard import SLACK
 from .stages import chain_changes
 
 DIGITS = 6
@@ -50,13 +51,27 @@ def _of_repeated(plan: Plan) -> list[str]:
 def _of_sequential(plan: Plan) -> list[str]:
     if not isinstance(plan.system, Recurrence):
         return ["a larger array, or steps that cost more: sweeps pay when one sweep costs much less than all steps"]
-    changes = ["a longer sequence, or steps that cost more: a sweep is a few calls, however many steps it works on"]
-    if any("guard" in candidate.note for candidate in plan.candidates):
-        changes.append(
+    rate = plan.convergence.lyapunov if plan.convergence else None
+    longer = "a longer sequence, or steps that cost more: a sweep is a few calls, however many steps it works on"
+    ways = [longer, _of_guarded(plan)] if rate is None or rate < 0.0 else []  # nothing helps where errors grow
+    return [line for line in (*ways, growth(plan)) if line]
+
+
+def _of_guarded(plan: Plan) -> str:
+    """What the guard was in the way of: runs that it stopped, or ones that it would not even begin; else nothing."""
+    guarded = [candidate for candidate in plan.candidates if "guard" in candidate.note]
+    limit = f"{_percent(SLACK - 1)} of the loop's time"
+    if any(candidate.sweeps for candidate in guarded):
+        return (
             "fewer sweeps (weights that forget faster, a looser tolerance): those that stopped at the guard had used "
-            "up what a run may risk, 5 % of the loop's time, before enough steps were final"
+            f"up what a run may risk, {limit}, before enough steps were final"
         )
-    return [*changes, *([line] if (line := growth(plan)) else [])]
+    if guarded:
+        return (
+            f"sweeps that cost less beside all steps: a run may risk {limit} before steps are final, and one sweep "
+            "with what is done once takes more"
+        )
+    return ""
 
 
 def _elsewhere(plan: Plan) -> list[str]:
@@ -86,7 +101,23 @@ def _told(one: Alternative) -> str:
     figures = f"{one.change}: {sweeps}, {more}{one.seconds:.3g} s against {one.reference:.3g} s"
     if ratio < 1.0:
         return f"{figures}: sequential too"
-    return f"{figures}: {ratio:.1f}x the reference's speed" + ("" if one.measured else " at most")
+    return f"{figures}: {ratio:.1f}x the reference's speed{'' if one.measured else ' at most'}{_risk(one)}"
+
+
+def _risk(one: Alternative) -> str:
+    """That the guard may end those sweeps: they were made without it."""
+    if one.seconds <= (SLACK - 1) * one.reference:
+        return ""
+    share = one.seconds / one.reference
+    each = share / one.sweeps
+    limit = f"{_percent(SLACK - 1)} may be risked before steps are final"
+    if each > SLACK - 1:
+        return f", but the guard begins none of them: one takes {_percent(each)} of the loop's time, and {limit}"
+    return f", if the guard does not end them: they take {_percent(share)} of the loop's time, and {limit}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def growth(plan: Plan) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -31,6 +32,13 @@ hypothesis.settings.load_profile("ffcompiler")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the expected text under tests/golden")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Several workers share the processors (`pytest -n auto`): together they start no more threads than those."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+    if workers:
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -22,6 +22,7 @@ from ffcompiler.choice.memory import peak_bytes, predicted_bytes
 from ffcompiler.choice.traces import take_trace
 from ffcompiler.decision import candidate_table, convergence_lines
 from ffcompiler.plan import EXCLUDED, Candidate, Convergence, Costs, Method, Plan, Schedule
+from ffcompiler.program import RepeatedMap
 from ffcompiler.proof import NO_PROOF
 from ffcompiler.schedules import parse_schedule
 from ffcompiler.text import parse
@@ -125,6 +126,11 @@ def test_the_same_measurements_give_the_same_choice_and_never_one_known_to_be_sl
     assert best.measured or MARGIN * best.seconds <= fastest
 
 
+def test_a_candidate_that_the_guard_would_not_begin_is_not_said_to_take_longer() -> None:
+    unbegun = replace(told("jacobi", 1.04 * REFERENCE), sweeps=0, certifying=0, note="the guard would begin no sweep")
+    assert note_of(chosen(unbegun), "jacobi") == "the guard would begin no sweep; not run"
+
+
 def test_only_what_can_change_the_choice_is_run_and_a_few_at_most() -> None:
     waiting = [told("jacobi", 0.05), told("sliding(4)", 0.02)]
     assert next_to_run([], waiting, REFERENCE) == waiting[1]
@@ -147,7 +153,7 @@ def test_a_prediction_has_sweeps_seconds_memory_and_what_becomes_of_it() -> None
         MADE, NO_PROOF, named("jacobi")
     )
     slow = replace(outlook(), costs=replace(COSTS, sweep=0.2, certify=0.2)).predict(named("jacobi"), {})
-    assert slow is not None and slow.note == "predicted to stop at block 0 of 12: guard"
+    assert slow is not None and slow.note == "the guard would begin no sweep"
     assert outlook(traces=()).predict(named("jacobi"), {}) is None
 
 
@@ -186,6 +192,22 @@ def test_what_needs_too_much_memory_is_neither_run_nor_taken() -> None:
     for nonsense in (-1, float("nan")):
         with pytest.raises(ffc.UsageError, match=f"memory_limit is {nonsense}"):
             ffc.compile(function, args, memory_limit=nonsense)
+
+
+def test_the_only_schedule_of_a_loop_may_need_too_much_memory_too() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return ffc.fori_loop(0, 40, lambda i, s: torch.cos(s), x)
+
+    plan = ffc.compile(function, (torch.ones(6),), memory_limit=0, cache=False).plan
+    assert isinstance(plan.system, RepeatedMap) and plan.schedule.method is Method.SEQUENTIAL
+    (only,) = plan.candidates[1:]
+    assert only.excluded and not only.measured and "0 allowed" in only.note
+
+
+def test_a_schedule_asked_for_by_name_is_run_whatever_memory_it_needs() -> None:
+    function, args = SYSTEMS["raster_2d"].make()
+    plan = ffc.compile(function, args, schedule="jacobi", memory_limit=0, cache=False).plan
+    assert plan.schedule.method is Method.JACOBI and plan.candidates[1].measured
 
 
 # ---------------------------------------------------------------------------------------------------- compile

@@ -248,3 +248,27 @@ def test_a_window_of_any_size_needs_no_fewer_sweeps_than_jacobi() -> None:
     jacobi = simulate(Schedule(Method.JACOBI), shape, trace, FREE, False).sweeps
     sizes = [simulate(Schedule(Method.SLIDING, b), shape, trace, FREE, False).sweeps for b in (1, 2, 4, 8, 16, 32, 64)]
     assert min(sizes) >= jacobi == sizes[-1] and sizes[0] == 64
+
+
+FADING = Trace(300, (Fresh(0, (*range(1, 15), 300)),))
+"""A contraction: one block is final in each sweep, and all in the fifteenth."""
+
+
+def of_sweeps(cost: float, least: float) -> Costs:
+    """Beside steps of a second: sweeps over 300 blocks that cost so much, and over one that cost the least."""
+    return Costs(step=1.0, sweep=cost, certify=cost, once=0.0, windows=((1, least), (300, cost)))
+
+
+def test_where_slack_is_short_and_narrow_windows_are_cheap_they_pay_for_the_others() -> None:
+    found = simulate(Schedule(Method.JACOBI), Shape(300, by_width=True), FADING, of_sweeps(8.0, 0.08))
+    assert found.certified == 300 and found.sweeps > FADING.sweeps and found.seconds < 120.0
+    alone = simulate(Schedule(Method.JACOBI), Shape(300, by_width=True), FADING, of_sweeps(8.0, 8.0))
+    assert alone.certified < 300  # nothing to be had by narrow ones
+
+
+def test_windows_stay_as_they_are_where_narrow_ones_cost_as_much() -> None:
+    """What fits into the slack to the last sweep is not narrowed shortly before its end."""
+    costs = of_sweeps(1.9, 1.7)
+    found = simulate(Schedule(Method.JACOBI), Shape(300, by_width=True), FADING, costs)
+    assert (found.sweeps, found.certified) == (FADING.sweeps, 300)
+    assert found == simulate(Schedule(Method.JACOBI), Shape(300, by_width=True), FADING, costs, guarded=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ffcompiler as ffc
 from ffcompiler.explain import explain
-from ffcompiler.plan import Candidate, Costs, Method, Schedule
+from ffcompiler.plan import Alternative, Candidate, Costs, Method, Schedule
 
 JACOBI = Schedule(Method.JACOBI)
 WINDOWED = Schedule(Method.SLIDING, 4, windows=True)
@@ -75,6 +75,13 @@ def test_a_refused_function_has_no_summary() -> None:
     function, args = SYSTEMS["leaking"].make()
     found = ffc.compile(function, args).explain()
     assert found.dependence is None and "dependence" in found.json
+
+
+def test_data_holds_the_schedule_the_costs_and_what_another_demand_would_give() -> None:
+    other = Alternative("equality=ffc.tolerance(0.0, 0.001)", 25, 0.1, 0.3)
+    data = json.loads(json.dumps(explain(replace(MADE, alternatives=(other,))).json))
+    assert MADE.costs is not None and data["costs"]["sweep"] == MADE.costs.sweep
+    assert data["schedule"] == str(MADE.schedule) and data["alternatives"][0]["sweeps"] == 25
 
 
 def test_the_guard_prices_a_window_by_what_was_measured() -> None:

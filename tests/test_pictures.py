@@ -136,6 +136,12 @@ def test_the_page_of_several_parts_has_the_run_and_the_program_of_each():
         assert str(plan.program) in unescape(shown)
 
 
+def test_seconds_that_were_only_predicted_stand_in_brackets():
+    ran, told = (replace(plans.MADE.candidates[0], seconds=s, measured=m) for s, m in ((0.25, True), (0.75, False)))
+    shown = page(replace(plans.MADE, candidates=(ran, told)), None)
+    assert ">0.25<" in shown and ">(0.75)<" in shown
+
+
 def test_a_run_that_was_not_made_part_by_part_is_shown_as_one():
     why = RunRecord("sequential", 18, Ending.STALE, certificate=Certificate("bits", "this is the reference", 0, 18, 0))
     shown = page(plans.TWO_PARTS, why)

@@ -268,6 +268,7 @@ def test_simulating_leaves_the_random_state_as_it_is(dense: ffc.Compiled) -> Non
 SHOWN = """\
   - seconds of a block: measured one by one
   - workers wait for each other after every sweep; nothing is sent between them, nothing is compared
+  - the sweeps are those of runs without the guard
   - one worker, block after block: 4 s; the longest way through the blocks: 4 s
   schedule   sweeps         P=1           P=4
   jacobi          2   7 s 0.57x     2 s 2.00x

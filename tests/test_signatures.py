@@ -412,7 +412,7 @@ def test_with_one_signature_others_run_as_they_are() -> None:
 
 
 def branching(u: Tensor, safe: bool = True) -> Tensor:
-    return plain(u) if safe or u.sum() > 0 else plain(-u)
+    return plain(u) if safe or u.sum().item() > 0 else plain(-u)
 
 
 def test_a_later_signature_that_cannot_be_captured_runs_as_it_is_and_says_why() -> None:

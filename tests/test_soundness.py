@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -943,6 +944,51 @@ def test_a_hook_that_is_added_later_is_seen() -> None:
     compiled = compiled_for(function, noise)
     model.out.register_forward_hook(lambda module, given, out: out * 2)
     assert_same(compiled(noise), eager(function, noise))
+
+
+class _Chosen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.act, self.scales = Made(8), torch.tanh, SimpleNamespace(out=1.0)
+        self.hook = self.net.out.register_forward_hook(lambda module, given, out: out * 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.net(x)) * self.scales.out
+
+
+def _hooked_otherwise(model: _Chosen) -> None:
+    model.hook.remove()
+    model.net.out.register_forward_hook(lambda module, given, out: out * 0.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "act", torch.sigmoid),
+        lambda model: setattr(model.scales, "out", 0.5),
+        _hooked_otherwise,
+    ],
+    ids=["function", "namespace", "hook"],
+)
+def test_code_and_settings_that_take_the_place_of_others_are_seen(change: Any) -> None:
+    model = _Chosen()
+    function, noise = affine(model, 8), randn(3, 8)
+    compiled = compiled_for(function, noise)
+    change(model)
+    assert_same(compiled(noise), eager(function, noise))
+
+
+def test_a_test_of_a_tensor_whose_data_was_replaced_is_not_taken_for_a_constant() -> None:
+    def sample(u: Tensor) -> Tensor:
+        seen = torch.zeros(3, 6)
+        seen.data = u.clone()
+        if seen.abs().max() > 50:
+            return u
+        return ffc.fori_loop(0, 6, lambda i, x: x.select_scatter((x @ LOWER + u)[:, i], 1, i), torch.zeros(3, 6))
+
+    u = randn(3, 6)
+    with pytest.raises(ffc.CaptureError, match="the function has made"):
+        ffc.compile(sample, (u,), on_unsupported="raise")
 
 
 def test_augmented_assignment_to_the_position_is_ordinary_in_place_slicing() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from plans import MADE
+from plans import MADE, SECOND
 from systems import SYSTEMS
 from torch import Tensor
 
@@ -15,7 +15,7 @@ import ffcompiler as ffc
 from ffcompiler.choice.alternatives import Moves
 from ffcompiler.codec import decode, encode
 from ffcompiler.explain import explain
-from ffcompiler.plan import Alternative, Convergence, Plan
+from ffcompiler.plan import Alternative, Candidate, Convergence, Method, Plan, Schedule
 from ffcompiler.text import parse
 from ffcompiler.would_change import growth, would_change
 from ffcompiler.zoo import char_gru
@@ -85,6 +85,35 @@ def test_an_exponent_is_told_with_its_meaning() -> None:
     growing = growth(replace(MADE, convergence=Convergence(lyapunov=math.log(2))))
     assert "grows 2x with every step" in growing and growing.startswith("no tolerance")
     assert growth(replace(MADE, convergence=Convergence(lyapunov=-1.0), alternatives=(FASTER,))) == ""
+
+
+def test_what_the_guard_may_end_is_told_as_such() -> None:
+    cheap = replace(FASTER, seconds=0.01)
+    dear = replace(FASTER, sweeps=2)
+    text = lines(replace(MADE, alternatives=(cheap,)))
+    assert text.count("reference's speed") == 1 and "30.0x the reference's speed\n" in f"{text}\n"
+    text = lines(replace(MADE, alternatives=(FASTER,)))
+    assert "if the guard does not end them: they take 33 % of the loop's time, and 5 % may be risked" in text
+    text = lines(replace(MADE, alternatives=(dear,)))
+    assert "but the guard begins none of them: one takes 17 % of the loop's time" in text
+
+
+def recurrence(lyapunov: float, sweeps: int) -> Plan:
+    """One whose jacobi was stopped by the guard after so many sweeps."""
+    stopped = Candidate(Schedule(Method.JACOBI), 1.0, sweeps, "stopped at block 0 of 6: guard")
+    assert SECOND.schedule.method is Method.SEQUENTIAL and SECOND.refusal is None
+    return replace(SECOND, candidates=(stopped,), convergence=Convergence(lyapunov=lyapunov))
+
+
+def test_where_the_guard_begins_nothing_no_sweep_is_said_to_have_been_made() -> None:
+    assert "had used up what a run may risk" in lines(recurrence(-1.0, 3))
+    unbegun = lines(recurrence(-1.0, 0))
+    assert "used up" not in unbegun and "one sweep with what is done once takes more" in unbegun
+
+
+def test_where_errors_grow_no_length_and_no_tolerance_is_held_out() -> None:
+    text = lines(recurrence(0.5, 3))
+    assert "no tolerance and no length" in text and "a longer sequence" not in text and "looser" not in text
 
 
 def test_another_batch_and_device_are_named_with_what_a_sweep_costs_here() -> None:

@@ -169,6 +169,7 @@ class Recorder(Dispatching):
         self._global: dict[int, Outside] = {}  # of all segments, by id
         self._alive: dict[int, weakref.ref[Tensor]] = {}  # the same, in the order in which they were made
         self._latest: dict[Place, Token] = {}  # of this segment: what was last made there, though its name may be gone
+        self._homes: dict[int, int] = {}  # of this segment, by id: the storage that each was made in
         self._tenants: Counter[int] = Counter()  # how many of them live in each storage
         self._lasting: set[int] = set()  # storages of what is outside, which is kept alive
         self._taint: dict[int, frozenset[int]] = {}  # storages that hold something of weights (handles), or of `INPUT`
@@ -206,12 +207,13 @@ class Recorder(Dispatching):
     def _hold(self, t: Tensor, token: Token) -> None:
         """Know a tensor of this segment as ``token``, for as long as it lives: a later one may have its id."""
         key, storage = id(t), storage_of(t)
-        self._local[key] = token
+        self._local[key], self._homes[key] = token, storage
         self._tenants[storage] += 1
         self._alive[key] = weakref.ref(t, lambda _: self._died(key, storage))
 
     def _died(self, key: int, storage: int) -> None:
         self._local.pop(key, None)
+        self._homes.pop(key, None)
         self._alive.pop(key, None)
         self._tenants[storage] -= 1
         if self._tenants[storage] == 0:
@@ -226,6 +228,7 @@ class Recorder(Dispatching):
     def _let_go(self) -> None:
         self._latest.clear()
         self._local.clear()
+        self._homes.clear()
         self._alive.clear()
         self._tenants.clear()
 
@@ -455,6 +458,7 @@ class Recorder(Dispatching):
         """What is known of a tensor; one that no recorded call made is outside from now on."""
         local = self._local.get(id(t))
         if local is not None:
+            self._check_home(t)
             return local
         known = self._global.get(id(t))
         if known is not None:
@@ -507,6 +511,14 @@ class Recorder(Dispatching):
         self._taint[now.storage] = INPUT
         self.rebound.add(handle)
         self.overwritten.setdefault(handle, line)
+
+    def _check_home(self, t: Tensor) -> None:
+        """What the function has made is in the memory where it was made."""
+        if self._homes[id(t)] != storage_of(t):
+            raise CaptureError(
+                f"the .data of a tensor that the function has made ({tensor_type(t)}) is replaced, as seen at "
+                f"{user_line()}\n  give the new value a name of its own, or write into the tensor (t.copy_(value))"
+            )
 
     def check_unread(self, moved: Iterable[Tensor]) -> None:
         """Tensors in the function's reach that took on other memory are weights that steps write."""

@@ -1,7 +1,8 @@
 """What a function can reach without being given it: weights, and the numbers and settings that shape its calls.
 
 It is looked at anew for every call. Weights are taken by their path, so a replaced parameter, module or list entry is
-seen; if a number, a flag or a hook has changed, or weights that were one tensor no longer are, the plan is stale.
+seen; if a number, a flag, a hook or a function has changed, or what was one thing under two names no longer is, the
+plan is stale.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import functools
 import inspect
 import sys
 import zlib
+from argparse import Namespace
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,8 @@ MAX_THINGS = 100_000
 
 _OWN = __name__.partition(".")[0]
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Enum)
+_NAMESPACES = (SimpleNamespace, Namespace)
+"""Types of the standard library whose instances hold what the user puts there."""
 _MODULE_STATE = frozenset({"_parameters", "_buffers", "_modules"})
 
 
@@ -39,6 +44,7 @@ class View:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     others: dict[str, Hashable] = field(default_factory=dict)
     _seen: dict[int, Any] = field(default_factory=dict)
+    _first: dict[int, str] = field(default_factory=dict)  # where each of them was seen
 
     def paths(self, tensor: Tensor) -> tuple[str, ...]:
         return tuple(path for path, t in self.tensors.items() if t is tensor)
@@ -63,8 +69,11 @@ class View:
             self.tensors[path] = value
         elif isinstance(value, _PLAIN):
             self.others[path] = _comparable(value)
-        elif id(value) not in self._seen and depth < DEPTH:
+        elif id(value) in self._seen:
+            self.others[path] = ("as", self._first[id(value)])
+        elif depth < DEPTH:
             self._seen[id(value)] = value  # kept alive, so that its id stays its own
+            self._first[id(value)] = path
             if len(self._seen) > MAX_THINGS:
                 raise CaptureError(f"the function can reach more than {MAX_THINGS} objects; give it only what it needs")
             for name, inner in self._inside(value, path):
@@ -72,9 +81,11 @@ class View:
 
     def _inside(self, value: Any, path: str) -> Iterator[tuple[str, Any]]:
         """The named things in a value; notes what stands for the value itself."""
+        if callable(value) and not isinstance(value, nn.Module):
+            self.others[f"{path}()"] = _code(value)
         if isinstance(value, nn.Module):
             yield from self._module(value, path)
-        elif isinstance(value, list | tuple | set | frozenset | dict):
+        elif isinstance(value, list | tuple | set | frozenset | dict | deque):
             yield from self._container(value, path)
         elif isinstance(value, np.ndarray):
             self.others[path] = (value.shape, str(value.dtype), zlib.crc32(np.ascontiguousarray(value).tobytes()))
@@ -82,16 +93,19 @@ class View:
             yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
         elif inspect.ismethod(value):
             yield from (("self", value.__self__), ("function", value.__func__))
-        elif inspect.isfunction(value) or hasattr(value, "cache_info"):
+        elif inspect.isfunction(value) or hasattr(type(value), "cache_info"):
             yield from _function(value)
         elif isinstance(value, type):
             yield from _class(value)
-        elif hasattr(value, "__dict__") and not _is_library(type(value)):
-            yield from vars(value).items()
+        elif isinstance(value, property):
+            yield "get", value.fget
+        elif isinstance(value, _NAMESPACES) or not _is_library(type(value)):
+            yield from _attributes(value)
             yield "class", type(value)
 
     def _module(self, module: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
-        self.others[f"{path}.hooks"] = (len(module._forward_hooks), len(module._forward_pre_hooks))
+        yield "hooks", [*module._forward_hooks.values()]
+        yield "pre-hooks", [*module._forward_pre_hooks.values()]
         for name, value in vars(module).items():
             if name in _MODULE_STATE:
                 yield from value.items()
@@ -120,15 +134,38 @@ def look(function: Callable[..., Any]) -> View:
     if inspect.isfunction(function) and _is_library(function):  # the user's function is looked into wherever it is from
         for name, value in _in_function(function):
             view.look_at(value, name)
+    of_all = nn.modules.module
+    view.look_at([*of_all._global_forward_hooks.values()], "hooks of all modules")
+    view.look_at([*of_all._global_forward_pre_hooks.values()], "pre-hooks of all modules")
     return view
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """Those in its ``__dict__``, and those in its slots that are set."""
+    yield from getattr(value, "__dict__", {}).items()
+    for base in type(value).__mro__:
+        for name, slot in vars(base).items():
+            if inspect.ismemberdescriptor(slot) and hasattr(value, name):
+                yield name, getattr(value, name)
 
 
 def _comparable(value: Any) -> Hashable:
     return (type(value).__name__, value.hex() if isinstance(value, float) else value)
 
 
+def _code(value: Any) -> Hashable:
+    """What a call of a value runs: another function of the same name is another one."""
+    if hasattr(type(value), "cache_info"):
+        value = inspect.unwrap(value)
+    if inspect.isfunction(value):
+        return value.__code__
+    return type(value).__qualname__, str(getattr(value, "__module__", "")), str(getattr(value, "__qualname__", ""))
+
+
 def _function(value: Any) -> Iterator[tuple[str, Any]]:
-    if hasattr(value, "cache_info"):  # functools.cache: what it holds is what a call gives, if it takes no arguments
+    if hasattr(
+        type(value), "cache_info"
+    ):  # functools.cache: what it holds is what a call gives, if it takes no arguments
         if value.cache_info().currsize == 1 and not inspect.signature(value).parameters:
             yield "()", value()
         value = inspect.unwrap(value)

@@ -12,7 +12,6 @@ from ..plan import EXCLUDED, Candidate, Plan, Schedule
 from ..proof import Proof
 from .choose import Calibration, Outlook, next_to_run
 from .measure import QUICK, Example, Trial, reference_seconds_of
-from .memory import predicted_bytes
 from .timing import Left
 
 __all__ = ["QUICK", "Calibration", "Effort", "Example", "calibrate"]
@@ -51,7 +50,7 @@ def calibrate(
 ) -> Calibration:
     """Costs on this machine now, and the candidates with predicted and measured seconds and sweeps.
 
-    A single schedule is run whatever the budget, and nothing is predicted.
+    A single schedule is run whatever the budget, and nothing is predicted; unless it needs too much memory.
     """
     device = torch.device(plan.device)
     trial = Trial(plan, proof, example, device)
@@ -59,17 +58,17 @@ def calibrate(
     left = Left(effort.budget)
     with as_recorded(device):
         costs = trial.rest(trial.costs(reference_seconds, schedules))
-        if len(schedules) == 1:
+        outlook = Outlook(plan, proof, trial.shape, costs, reference_seconds, (), effort.memory_limit)
+        if len(schedules) == 1 and not outlook.too_large(schedules[0]):
             say("candidates", 0, 1)
             alone, ok = trial.run(schedules[0], costs, reference_seconds)
             say("candidates", 1, 1)
-            alone = replace(alone, memory=predicted_bytes(plan, proof, schedules[0]))
+            alone = replace(alone, memory=outlook.bytes_of(schedules[0]))
             return Calibration(costs, reference_seconds, (alone,), None if ok else alone.note)
         traces = trial.traces(left.share(TRACING))
         convergence = trial.convergence(traces, left.share(LYAPUNOV))
-        outlook = Outlook(plan, proof, trial.shape, costs, reference_seconds, traces, effort.memory_limit)
         certifying = trial.certifying(left.share(CERTIFYING))
-        candidates, wrong = _Contest(trial, outlook, schedules, left, say, certifying).held()
+        candidates, wrong = _Contest(trial, replace(outlook, traces=traces), schedules, left, say, certifying).held()
     say("candidates", len(schedules), len(schedules))
     return Calibration(costs, reference_seconds, candidates, wrong, convergence)
 

@@ -27,6 +27,7 @@ HOPELESS = 2.0
 """A candidate that is predicted to take so many times as long as the best known one is not run."""
 RUNS = 3
 """So many candidates are run at most, where all are predicted."""
+UNBEGUN = "the guard would begin no sweep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,9 @@ class Outlook:
         shape = replace(self.shape(schedule), certifying=certifying.get(schedule.windows, 1))
         runs = [simulate(schedule, shape, trace, self.costs) for trace in self.traces]
         run = runs[quantile([run.seconds for run in runs])]
-        stopped = f"predicted to stop at block {run.certified} of {shape.blocks}: guard"
-        note = stopped if run.certified < shape.blocks else _speed(self.reference_seconds / run.seconds)
+        note = _speed(self.reference_seconds / run.seconds)
+        if run.certified < shape.blocks:
+            note = f"predicted to stop at block {run.certified} of {shape.blocks}: guard" if run.sweeps else UNBEGUN
         memory = self.bytes_of(schedule)
         return Candidate(schedule, run.seconds, run.sweeps, note, run.certifying, run.seconds, False, memory)
 
@@ -201,6 +203,8 @@ def _told(best: Candidate, plan: Plan) -> tuple[Candidate, ...]:
 
 def _lost(loser: Candidate, best: Candidate) -> str:
     ratio = loser.seconds / best.seconds
+    if not loser.measured and not loser.sweeps:
+        return "not run"
     if not loser.measured:
         return f"not run: predicted {ratio:.2f}x the time of {best.schedule}"
     if ratio <= NEAR and best.measured:

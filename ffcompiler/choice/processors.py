@@ -144,6 +144,7 @@ class Simulation:
         return (
             f"seconds of a block: {self.block}",
             f"workers wait for each other after every sweep; nothing is sent between them, nothing is compared{once}",
+            "the sweeps are those of runs without the guard",
         )
 
     def __str__(self) -> str:

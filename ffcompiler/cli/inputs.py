@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compiled import constant
+from ..arguments import constant
 from ..errors import UsageError
 from ..plan import Plan
 from ..program import Leaf, Signature

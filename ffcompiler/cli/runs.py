@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compiled import Compiled, Verification
+from ..compiled import Compiled
 from ..driver import load
 from ..errors import UsageError
 from ..files import replace_file
 from ..runtime.record import RunRecord
 from ..trees import flatten
+from ..verification import Verification
 from .inputs import Call, parse_inputs, stored_call, wanted_inputs
 from .targets import check_output, open_target
 from .terminal import Terminal, to_json

@@ -12,6 +12,8 @@ SLACK = 1.05
 """A run may cost this much of the reference at most, in calibrated cost."""
 KEEP = 4
 """Sweeps that a window which may end anywhere leaves room for."""
+SAVED = 1 / 3
+"""So much of a sweep's cost has to be saved by halving its window: of small steps a short one costs as much."""
 STALL = 8.0
 """A sweep that takes this many times its calibrated cost is charged what it took (denormals can cost 200 times)."""
 
@@ -90,13 +92,16 @@ class Guard:
         """Where a window that may end anywhere had better end: so many sweeps of it are left before the run ends.
 
         All blocks of a long window are often final at once, and until then the run lives on its slack. When that runs
-        short, fewer blocks that become final release what the next ones need.
+        short, fewer blocks that become final release what the next ones need, if sweeps over fewer cost less.
         """
         if self.costs is None:
             return hi
         left = SLACK * self.reference - self.spent - self.rest(certified)
-        while hi - lo > 1 and KEEP * self.cost(exact, (lo, hi)) > left:
-            hi = lo + (hi - lo) // 2
+        while hi - lo > 1 and KEEP * (cost := self.cost(exact, hi - lo)) > left:
+            half = lo + (hi - lo) // 2
+            if self.cost(exact, half - lo) > (1 - SAVED) * cost:
+                break
+            hi = half
         return hi
 
     def charge(self, exact: bool, seconds: float, window: Window | None = None) -> None:
