@@ -163,9 +163,7 @@ def _code(value: Any) -> Hashable:
 
 
 def _function(value: Any) -> Iterator[tuple[str, Any]]:
-    if hasattr(
-        type(value), "cache_info"
-    ):  # functools.cache: what it holds is what a call gives, if it takes no arguments
+    if hasattr(type(value), "cache_info"):  # functools.cache: it holds what a call gives, if it takes no arguments
         if value.cache_info().currsize == 1 and not inspect.signature(value).parameters:
             yield "()", value()
         value = inspect.unwrap(value)
@@ -185,7 +183,7 @@ def _globals(function: Any) -> Iterator[tuple[str, Any]]:
     """The globals that the code names; of a module among them, the attributes that the code names."""
     names = _names(function.__code__)
     for name in names:
-        if name not in function.__globals__:
+        if name not in function.__globals__ or not name.isidentifier():  # no user's: a tool's that rewrites code
             continue
         value = function.__globals__[name]
         if not isinstance(value, ModuleType):
