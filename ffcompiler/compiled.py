@@ -78,9 +78,7 @@ class Compiled:
         """Who does the rest where sweeps end early."""
         if self.live is None:
             return Handover.LOADED
-        if self.plan.rest is not None:  # what earlier parts made is not made twice
-            return Handover.ONWARD
-        return Handover.RESUMED if self._can_resume(self.live) else Handover.CAPTURED
+        return self.live.handover(self.plan)
 
     @property
     def proof(self) -> Proof:
@@ -316,18 +314,6 @@ class Compiled:
         """Weights may have changed, and with them what the plan rests on."""
         if any(part.proof is not proof for part, proof in zip(self.parts, self.proofs, strict=True)):
             self.plan, self.proofs = joined(self.parts), tuple(part.proof for part in self.parts)
-
-    def _can_resume(self, live: Live) -> bool:
-        """Whether the user's own loop can be begun in its middle.
-
-        Not if it is not marked, and not if it draws: the numbers of all its steps are drawn already. Not if steps leave
-        what has to be looked at. Where it writes into its first state, what that must hold then is known of array loops
-        only.
-        """
-        program = self.plan.program
-        if not live.captured.marked or program is None or program.draws or program.loop.collected:
-            return False
-        return self.plan.array is not None or not live.captured.in_place
 
     def _otherwise(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], execution: Execution

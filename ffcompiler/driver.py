@@ -185,7 +185,11 @@ class Recipe:
         self, plan: Plan, proofs: Sequence[Proof], live: Live, timed: Callable[[float], float], say: Progress
     ) -> Plan:
         """The plan with its schedules, after calibration on the example inputs."""
-        examples = [Example(p.replays[0], partial(live.weights, k), timed) for k, p in enumerate(live.captured.parts)]
+        handover = live.handover(plan)
+        examples = [
+            Example(part.replays[0], partial(live.weights, k), timed, handover=handover)
+            for k, part in enumerate(live.captured.parts)
+        ]
         if len(examples) == 1:
             example = replace(examples[0], others=tuple(_unseen(examples[0].replay, given) for given in self.inputs))
             return self._part_chosen(plan, proofs[0], example, say, self.effort)

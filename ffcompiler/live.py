@@ -16,8 +16,10 @@ from .capture.surroundings import View
 from .graph import TensorType
 from .loops import Resume, TimedSteps, drive_loops
 from .modes import Ambient, ambient, ambient_change
+from .plan import Plan
 from .program import Weight
 from .runtime.equality import same_bits
+from .runtime.guard import Handover
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,20 @@ class Live:
         with torch.no_grad(), drive_loops(steps):
             self.function(*args, **kwargs)
         return steps.whole or time.perf_counter() - started
+
+    def handover(self, plan: Plan) -> Handover:
+        """Who does the rest where sweeps end early: of several loops captured steps, there being no way back.
+
+        The user's own loop is begun in its middle if it is marked, and if it does not draw: the numbers of all its
+        steps are drawn already. Not if steps leave what has to be looked at. Where it writes into its first state, what
+        that must hold then is known of array loops only.
+        """
+        if plan.rest is not None:
+            return Handover.ONWARD
+        program = plan.program
+        if not self.captured.marked or program is None or program.draws or program.loop.collected:
+            return Handover.CAPTURED
+        return Handover.RESUMED if plan.array is not None or not self.captured.in_place else Handover.CAPTURED
 
     def resume(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], done: int, state: tuple[Tensor, ...]) -> Any:
         """What the function gives if its loop's first ``done`` steps have already led to ``state``."""

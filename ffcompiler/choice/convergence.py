@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..plan import Costs, Method, Schedule
-from ..runtime.guard import Guard, Window
+from ..runtime.guard import Guard, Handover, Window
 from ..schedules import quantum
 
 FAR = 2048
@@ -102,6 +102,7 @@ class Shape:
     order: tuple[int, ...] = ()
     row: int = 1
     certifying: int = 1
+    handover: Handover = Handover.RESUMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class _Simulated:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.guard = Guard(self.costs, self.shape.blocks, fills=self.schedule.windows)
+        self.guard = Guard(self.costs, self.shape.blocks, handover=self.shape.handover, fills=self.schedule.windows)
         self.polish = not self.schedule.windows and self.shape.exact
         self.quantum = quantum(self.schedule, self.shape.blocks, self.shape.row) if self.schedule.windows else 1
         self.final_at = np.zeros(self.shape.blocks)

@@ -16,6 +16,7 @@ from ..plan import Bits, Candidate, Convergence, Costs, Method, Plan, Schedule, 
 from ..program import ArrayLoop, Chain, Recurrence
 from ..proof import Proof
 from ..runtime.equality import same_bits
+from ..runtime.guard import Handover
 from ..runtime.record import Ending, RunRecord
 from ..runtime.repeat_costs import repeat_costs
 from ..runtime.runner import Execution, Runner
@@ -54,6 +55,7 @@ class Example:
     weights: Callable[[], Mapping[str, Tensor]]
     seconds: Callable[[float], float]
     others: tuple[Replay, ...] = ()  # further inputs, of which only arguments and generators count
+    handover: Handover = Handover.RESUMED
 
 
 @dataclass(slots=True)
@@ -176,7 +178,8 @@ class Trial:
         exact = solving.exact or isinstance(self.plan.equality, Tolerance)
         row = self.plan.array.row if self.plan.array is not None else 1
         order = solving.order if isinstance(solving, System) else ()
-        return Shape(solving.blocks, exact, solving.priced_by_width, solving.levels, order, row)
+        handover = self.example.handover
+        return Shape(solving.blocks, exact, solving.priced_by_width, solving.levels, order, row, handover=handover)
 
     def traces(self, left: Left) -> tuple[Trace, ...]:
         """Of the example and of further inputs, as far as there is time; of a chain its levels tell all."""
@@ -207,7 +210,8 @@ class Trial:
 
     def run(self, schedule: Schedule, costs: Costs, reference_seconds: float) -> tuple[Candidate, bool]:
         """One candidate through to the end, and whether its bits are the reference's."""
-        runner = Runner(replace(self.plan, schedule=schedule, costs=costs), self.proof, self.device)
+        plan = replace(self.plan, schedule=schedule, costs=costs)
+        runner = Runner(plan, self.proof, self.device, handover=self.example.handover)
         self.runners[schedule] = runner
         known, ok = self.example.replay, True
         runs = []
