@@ -22,14 +22,14 @@ from .explain import Explanation, explain
 from .inspect import write_page
 from .live import Live
 from .modes import as_recorded
-from .plan import Method, Plan
-from .prepared import Observe, Prepared, joined
+from .plan import Method, Plan, in_a_row
+from .prepared import Observe, Prepared
 from .program import Signature
 from .proof import Proof, Prover, Refusal
 from .randomness import same_states, set_states, states
 from .runtime.checks import Late
 from .runtime.guard import Handover
-from .runtime.record import Certificate, Ending, RunRecord, in_a_row
+from .runtime.record import Certificate, Ending, RunRecord, records_in_a_row
 from .runtime.runner import Execution, Runner
 from .variants import Found, Variants
 from .verification import Verification, differences
@@ -267,14 +267,16 @@ class Compiled:
         weights, stale = (self.stored, None) if self.live is None else self.live.now(self.device.type)
         if stale is not None:
             return self._sequentially(args, kwargs, Ending.STALE, stale)
-        hindrances = [part.runner.hindrance() for part in self.parts if not part.sequential]
-        if self.live is not None and all(hindrances):
-            return self._sequentially(args, kwargs, Ending.GUARD, hindrances[0])
+        hindrances = ["" if part.sequential else part.runner.hindrance() for part in self.parts]
+        if self.live is not None and all(
+            why or part.sequential for why, part in zip(hindrances, self.parts, strict=True)
+        ):
+            return self._sequentially(args, kwargs, Ending.GUARD, next(filter(None, hindrances)))
         if self.live is not None and self._late.too_often:
             return self._sequentially(args, kwargs, Ending.OTHERWISE, f"{self._late.why}, as in other calls before")
         generators = states() if any(part.runner.draws for part in self.parts) else {}
         records: list[RunRecord] = []
-        for part, own in zip(self.parts, weights, strict=True):
+        for part, own, hindrance in zip(self.parts, weights, hindrances, strict=True):
             started = time.perf_counter()
             with as_recorded(self.device):
                 execution = part.begin(tensors, own)
@@ -282,7 +284,7 @@ class Compiled:
                     set_states(generators)
                     return self._sequentially(args, kwargs, Ending.STALE, str(execution))
                 if not execution.otherwise:
-                    part.sweep(execution, observe)
+                    part.sweep(execution, hindrance, observe)
                     if self.live is not None and len(self.parts) == 1 and part.runner.anew(execution):
                         set_states(generators)
                         execution.record.detail += "; the captured loop being slower, the function began anew"
@@ -303,7 +305,7 @@ class Compiled:
         self._late.note(True, "")
         if self.live is not None:
             self.live.write(self.parts[0].runner.overwrites.values(execution.env))
-        return self._result(tensors), in_a_row(records)
+        return self._result(tensors), records_in_a_row(records)
 
     def _resumed(self, part: Prepared, execution: Execution) -> tuple[int, tuple[Tensor, ...]] | None:
         """Where, and in which state, the function itself is to go on; None if it is not to, or nothing is left."""
@@ -313,7 +315,8 @@ class Compiled:
     def _note_proofs(self) -> None:
         """Weights may have changed, and with them what the plan rests on."""
         if any(part.proof is not proof for part, proof in zip(self.parts, self.proofs, strict=True)):
-            self.plan, self.proofs = joined(self.parts), tuple(part.proof for part in self.parts)
+            self.plan = in_a_row([part.plan for part in self.parts])
+            self.proofs = tuple(part.proof for part in self.parts)
 
     def _otherwise(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], execution: Execution

@@ -19,7 +19,7 @@ from .capture import Captured, Replay, capture, describe_arguments, describe_cal
 from .choice.alternatives import LOOSE, alternatives, exponent, rounding_alone
 from .choice.calibrate import QUICK, Effort, Example, calibrate
 from .choice.choose import SEQUENTIAL, choose, to_try
-from .choice.several import in_a_row, measure_parts, worth_it
+from .choice.several import measure_parts, worth_it
 from .circumstances import circumstances, fingerprint, remembered
 from .compiled import Compiled
 from .errors import ArtifactError, CaptureError, CausalityError, ScheduleError, UsageError
@@ -28,7 +28,7 @@ from .modes import as_recorded, casts_repeated
 from .passes.chain import chain
 from .passes.dependence import prove
 from .passes.outputs import collect_outputs
-from .plan import Bits, Convergence, Costs, Equality, Method, Plan, Schedule, tolerance
+from .plan import Bits, Convergence, Costs, Equality, Method, Plan, Schedule, in_a_row, tolerance
 from .planning import sound_plan
 from .program import Recurrence
 from .proof import NO_PROOF, Proof, Refusal

@@ -7,7 +7,8 @@ Everything is a frozen dataclass of tuples: a plan prints (`str(plan)`), compare
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import ClassVar, TypeAlias
 
@@ -364,3 +365,11 @@ class Plan:
             "convergence": None if self.convergence is None else str(self.convergence),
         }
         return [item(key, text) for key, text in known.items() if text is not None]
+
+
+def in_a_row(parts: Sequence[Plan]) -> Plan:
+    """The parts, in order, as one plan."""
+    plan = replace(parts[-1], rest=None)
+    for part in reversed(parts[:-1]):
+        plan = replace(part, rest=plan)
+    return plan

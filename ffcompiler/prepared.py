@@ -73,12 +73,12 @@ class Prepared:
             self._take(proof)
         return execution if self.runner is runner else self.runner.begin(arguments, weights, execution.drawn_from)
 
-    def sweep(self, execution: Execution, observe: Observe | None = None) -> None:
-        """Sweep as far as sweeps go, if the guard lets them begin."""
+    def sweep(self, execution: Execution, hindrance: str, observe: Observe | None = None) -> None:
+        """Sweep as far as sweeps go, if the guard lets them begin: ``hindrance`` says why it does not."""
         record = execution.record
         if self.sequential:
             record.detail = self.plan.refusal or ""
-        elif not (hindrance := self.runner.hindrance()) or self.handover is Handover.LOADED:
+        elif not hindrance or self.handover is Handover.LOADED:
             self.runner.sweep(execution, observe)
         else:
             record.ending, record.detail = Ending.GUARD, hindrance
@@ -108,11 +108,3 @@ class Prepared:
                 "  the file was changed after it was written; compile the function again"
             )
         self._take(proof)
-
-
-def joined(parts: Sequence[Prepared]) -> Plan:
-    """The plan that the parts, in order, make."""
-    plan = replace(parts[-1].plan, rest=None)
-    for part in reversed(parts[:-1]):
-        plan = replace(part.plan, rest=plan)
-    return plan

@@ -269,11 +269,7 @@ def written_array() -> tuple[Callable[[Tensor], Any], Tensor]:
     return run, randn(30, 2, 3)
 
 
-@pytest.mark.parametrize("make", [scanned_gru, scanned_pytrees, written_array])
-def test_what_the_steps_of_a_slow_loop_leave_is_captured_though_a_second_run_leaves_most_of_them_out(
-    make, monkeypatch, tmp_path
-):
-    monkeypatch.setattr(sys.modules["ffcompiler.capture.capture"], "REPEAT_ALL_BELOW", 0.0)
+def what_steps_leave_is_captured(make, tmp_path):
     run, x = make()
     compiled = ffc.compile(run, (x,), schedule="sequential")
     assert compiled.plan.program is not None and compiled.plan.program.loop.collected
@@ -281,6 +277,14 @@ def test_what_the_steps_of_a_slow_loop_leave_is_captured_though_a_second_run_lea
     other = randn(30, 2, 3, seed=4)
     with torch.no_grad():
         assert equal(ffc.load(path).reference(other), run(other))
+
+
+@pytest.mark.parametrize("make", [scanned_gru, scanned_pytrees, written_array])
+def test_what_the_steps_of_a_slow_loop_leave_is_captured_though_a_second_run_leaves_most_of_them_out(
+    make, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(sys.modules["ffcompiler.capture.capture"], "REPEAT_ALL_BELOW", 0.0)
+    what_steps_leave_is_captured(make, tmp_path)
 
 
 @pytest.mark.parametrize("make", [scanned_gru, scanned_pytrees])
@@ -288,13 +292,7 @@ def test_what_the_steps_of_a_very_slow_scan_leave_is_captured_though_most_ran_wi
     make, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(sys.modules["ffcompiler.capture.run"], "REAL_SECONDS", 0.0)
-    run, x = make()
-    compiled = ffc.compile(run, (x,), schedule="sequential")
-    assert compiled.plan.program is not None and compiled.plan.program.loop.collected
-    compiled.save(path := tmp_path / "slow.ffc")
-    other = randn(30, 2, 3, seed=4)
-    with torch.no_grad():
-        assert equal(ffc.load(path).reference(other), run(other))
+    what_steps_leave_is_captured(make, tmp_path)
 
 
 def test_a_very_slow_loop_whose_arrays_no_run_has_filled_is_refused(monkeypatch):

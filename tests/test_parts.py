@@ -19,8 +19,8 @@ from ffcompiler.capture import capture
 from ffcompiler.capture.parts import _is_outer
 from ffcompiler.capture.repeats import Footprints, Repeat
 from ffcompiler.choice.calibrate import Effort, calibrate
-from ffcompiler.choice.several import PartSeconds, in_a_row, worth_it
-from ffcompiler.plan import Bits, Candidate, Equality, Method, Plan, Schedule, tolerance
+from ffcompiler.choice.several import PartSeconds, worth_it
+from ffcompiler.plan import Bits, Candidate, Equality, Method, Plan, Schedule, in_a_row, tolerance
 from ffcompiler.runtime.record import Ending
 from ffcompiler.text import parse
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..modes import as_recorded
-from ..plan import Method, Plan, Schedule
+from ..plan import Method, Plan, Schedule, in_a_row
 from ..proof import Proof
 from ..runtime.guard import SLACK
 from ..runtime.runner import Runner
@@ -18,14 +18,6 @@ from .calibrate import Example
 SEQUENTIAL = Schedule(Method.SEQUENTIAL)
 ENOUGH = 1.0
 """Seconds: a reference that takes longer than this is timed once, else three times."""
-
-
-def in_a_row(parts: Sequence[Plan]) -> Plan:
-    """The parts, in order, as one plan."""
-    plan = replace(parts[-1], rest=None)
-    for part in reversed(parts[:-1]):
-        plan = replace(part, rest=plan)
-    return plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 
-from ..choice.several import in_a_row
 from ..compiled import Compiled
 from ..driver import compile as compile_
 from ..driver import load
 from ..errors import ScheduleError
-from ..plan import Bits, Method, Plan, Schedule, Tolerance
+from ..plan import Bits, Method, Plan, Schedule, Tolerance, in_a_row
 from ..program import ArrayLoop, Chain, Recurrence
 from ..schedules import parse_schedule
 from .runs import TOLERANCE, Mismatch, Outcome, Trial

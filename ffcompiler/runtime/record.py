@@ -158,7 +158,7 @@ class RunRecord:
         return {**data, "ending": self.ending.value, "sweep_count": len(self.sweeps)}
 
 
-def in_a_row(records: Sequence[RunRecord]) -> RunRecord:
+def records_in_a_row(records: Sequence[RunRecord]) -> RunRecord:
     """The records of all parts of a run as one."""
     for record, after in pairwise(records):
         record.rest = after
