@@ -48,7 +48,7 @@ def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Key, list[
 def _walk(value: Any, key: list[Hashable], tensors: list[Tensor]) -> None:
     if isinstance(value, Tensor):
         tensors.append(value)
-        key.append((value.dtype, value.shape, value.stride(), value.device))
+        key.append((value.dtype, value.shape, value.stride(), value.device, value.requires_grad))
     elif type(value) in PLAIN:
         key.append((type(value), value.hex() if type(value) is float else value))
     elif (node := parts(value)) is not None:
@@ -68,6 +68,7 @@ class Parameters:
     names: tuple[str, ...] = ()
     only_by_position: int = 0
     defaults: Mapping[str, Hashable] = field(default_factory=dict)  # by name, as `_constant_key` has them
+    keywords: frozenset[str] | None = None  # of a function with ``**kwargs``, all other names that it gives parameters
 
     def canonical(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
         """The same call with arguments by position as far as they go, and without those that are their defaults."""
@@ -85,6 +86,10 @@ class Parameters:
             return args, dict(kwargs)  # a call that the function itself will refuse, or one that says more by position
         rest = zip(names[cut:], given[cut:], strict=False)
         return tuple(given[:cut]), {**{n: v for n, v in rest if not self._is_default(n, v)}, **by_name}
+
+    def order(self, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names that ``**kwargs`` take, which the function is given in the order of the call."""
+        return () if self.keywords is None else tuple(name for name in kwargs if name not in self.keywords)
 
     def _is_default(self, name: str, value: Any) -> bool:
         known = self.defaults.get(name)
@@ -110,6 +115,7 @@ def parameters_of(function: Callable[..., Any]) -> Parameters:
         tuple(p.name for p in found if p.kind in _NAMED),
         sum(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in found),
         {p.name: _constant_key(p.default) for p in found if type(p.default) in PLAIN},
+        frozenset(signature.parameters) if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found) else None,
     )
 
 

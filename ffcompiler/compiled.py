@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,25 +15,28 @@ from torch import Tensor, nn
 from .arguments import admit, checked_tensors, in_its_structure
 from .artifact import save_artifact
 from .calls import Parameters, parameters_in, parameters_of
-from .capture import look
+from .capture import look, unmoved
 from .choice.processors import Simulation
 from .choice.workers import Example, Progress, checked, examples_in_a_row, impossible, simulate_workers
 from .errors import ArtifactError, BranchError, CaptureError, SignatureError, UsageError
 from .explain import Explanation, explain
 from .inspect import write_page
 from .live import Live
-from .modes import as_recorded
+from .modes import as_recorded, other_modes
 from .plan import Method, Plan, in_a_row
 from .prepared import Observe, Prepared
 from .program import Signature
 from .proof import Proof, Prover, Refusal
-from .randomness import same_states, set_states, states
+from .randomness import States, same_states, set_states, states
 from .runtime.checks import Late
 from .runtime.guard import Handover
 from .runtime.record import Certificate, Ending, RunRecord, records_in_a_row
 from .runtime.runner import Execution, Runner
 from .variants import Found, Variants
 from .verification import Verification, differences
+
+LEAVES = 4
+"""So many of the places where a function leaves tensors are named."""
 
 
 @dataclass(slots=True)
@@ -189,11 +193,17 @@ class Compiled:
         asked = checked(processors)
         simulated = self._simulated(asked, args, kwargs or {}, progress) if asked else []
         explanation = explain(self.plan, *(part.proof for part in self.parts), simulated=simulated)
-        if self.measured is None:
-            return explanation
-        again = "to measure again: cache=False, --no-cache, or `ffc cache clear`"
-        told = f"the choice is from the plan cache, measured on {self.measured}; {again}"
-        return replace(explanation, why=(*explanation.why, told))
+        return replace(explanation, why=(*explanation.why, *self._told()))
+
+    def _told(self) -> Iterator[str]:
+        """What is to be known of calls, besides the plan."""
+        if self.measured is not None:
+            again = "to measure again: cache=False, --no-cache, or `ffc cache clear`"
+            yield f"the choice is from the plan cache, measured on {self.measured}; {again}"
+        if self.live is not None and self.live.captured.leaves:
+            left = self.live.captured.leaves
+            names = ", ".join(left[:LEAVES]) + ", ..." * (len(left) > LEAVES)
+            yield f"the function also leaves tensors in {names}; calls that sweeps solve leave those as they were"
 
     def _simulated(
         self,
@@ -233,7 +243,8 @@ class Compiled:
         Both begin with the random generators as they are; they are left as the reference leaves them.
         """
         generators = states()
-        result, record = self.run(*args, **kwargs)
+        with nullcontext() if self._called is None else unmoved(self._called):
+            result, record = self.run(*args, **kwargs)
         left = states()
         set_states(generators)
         started = time.perf_counter()
@@ -275,6 +286,27 @@ class Compiled:
         if self.live is not None and self._late.too_often:
             return self._sequentially(args, kwargs, Ending.OTHERWISE, f"{self._late.why}, as in other calls before")
         generators = states() if any(part.runner.draws for part in self.parts) else {}
+        try:
+            return self._run_parts(args, kwargs, tensors, weights, hindrances, generators, observe)
+        except AssertionError:  # our own logic
+            raise
+        except Exception:
+            if self.live is None or all(part.handover is Handover.RESUMED for part in self.parts):
+                raise
+            set_states(generators)  # recorded calls raise in their own way, with all drawn that the function may draw
+            return self._sequentially(args, kwargs, Ending.RAISED, "the function began anew")
+
+    def _run_parts(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        tensors: list[Tensor],
+        weights: Sequence[Mapping[str, Tensor]],
+        hindrances: Sequence[str],
+        generators: States,
+        observe: Observe | None,
+    ) -> tuple[Any, RunRecord]:
+        """Each part by sweeps, as far as they go. ``generators``: their states before the call, if it draws."""
         records: list[RunRecord] = []
         for part, own, hindrance in zip(self.parts, weights, hindrances, strict=True):
             started = time.perf_counter()
@@ -285,9 +317,9 @@ class Compiled:
                     return self._sequentially(args, kwargs, Ending.STALE, str(execution))
                 if not execution.otherwise:
                     part.sweep(execution, hindrance, observe)
-                    if self.live is not None and len(self.parts) == 1 and part.runner.anew(execution):
+                    if why := self._given_up(part, execution):
                         set_states(generators)
-                        execution.record.detail += "; the captured loop being slower, the function began anew"
+                        execution.record.detail += f"; {why}the function began anew"
                         return self._begun_anew(args, kwargs, execution.record)
                     part.certify(execution)
                     resumed = self._resumed(part, execution)
@@ -306,6 +338,14 @@ class Compiled:
         if self.live is not None:
             self.live.write(self.parts[0].runner.overwrites.values(execution.env))
         return self._result(tensors), records_in_a_row(records)
+
+    def _given_up(self, part: Prepared, execution: Execution) -> str:
+        """Why what sweeps have found is of no use: then the function begins anew."""
+        if part.handover is Handover.CACHED and execution.record.ending in (Ending.PREMISE, Ending.RAISED):
+            return "what is padded may be seen by captured steps, so "
+        if self.live is not None and len(self.parts) == 1 and part.runner.anew(execution):
+            return "the captured loop being slower, "
+        return ""
 
     def _resumed(self, part: Prepared, execution: Execution) -> tuple[int, tuple[Tensor, ...]] | None:
         """Where, and in which state, the function itself is to go on; None if it is not to, or nothing is left."""
@@ -355,6 +395,8 @@ class Compiled:
         if self.plan.program is None:
             return []
         wanted = self.plan.program.signature
+        if self._called is None and (faults := other_modes(wanted.modes)):
+            raise SignatureError("\n  ".join(["the artifact was compiled for other modes than these", *faults]))
         return checked_tensors(wanted, self._called, self._parameters, args, kwargs, self.device)
 
     def _result(self, tensors: list[Tensor]) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from .plan import Candidate, Convergence, Equality, Plan, Tolerance
-from .program import Recurrence
+from .plan import Alternative, Candidate, Convergence, Equality, Plan, Tolerance
+from .program import Recurrence, RepeatedMap
 
 SINGLE = 2.0**-24
 """What is left of an error when nothing of it is seen in float32."""
@@ -25,6 +26,11 @@ def candidate_json(c: Candidate) -> dict[str, Any]:
         "memory": c.memory,
         "note": c.note,
     }
+
+
+def alternative_json(one: Alternative) -> dict[str, Any]:
+    """Plain data of one alternative."""
+    return {**asdict(one), "schedule": None if one.schedule is None else str(one.schedule)}
 
 
 def candidate_table(candidates: Sequence[Candidate]) -> list[str]:
@@ -51,17 +57,35 @@ def convergence_lines(plan: Plan) -> list[str]:
     known = plan.convergence
     if known is None:
         return []
-    lines = [_of_sweeps(known, plan)] if known.sweeps else []
+    told = _of_steps if isinstance(plan.system, RepeatedMap) else _of_sweeps
+    lines = [told(known, plan)] if known.sweeps else []
     if known.lyapunov is not None:
         blocks = plan.system.blocks if isinstance(plan.system, Recurrence) else None
         lines.append(_of_memory(known.lyapunov, plan.equality, blocks))
     return lines
 
 
-def _of_sweeps(known: Convergence, plan: Plan) -> str:
+def _of_steps(known: Convergence, plan: Plan) -> str:
+    """Of a repeated map: after how many steps nothing changes any more."""
+    assert plan.system is not None
+    count, inputs = _counted(known)
+    what = "moves nothing beyond the tolerance" if isinstance(plan.equality, Tolerance) else "leaves the state as it is"
+    if known.cut:
+        return f"in the steps that there was time for none {what} on {inputs}"
+    if min(known.sweeps) >= plan.system.blocks:
+        return f"none of the {plan.system.blocks} steps {what} on {inputs}, but for the last perhaps"
+    return f"step {count} of {plan.system.blocks} {what} on {inputs}"
+
+
+def _counted(known: Convergence) -> tuple[str, str]:
+    """How many sweeps, and on what."""
     low, high = min(known.sweeps), max(known.sweeps)
-    count = f"{low}" if low == high else f"{low} to {high}"
     inputs = "the example inputs" if len(known.sweeps) == 1 else f"{len(known.sweeps)} inputs"
+    return f"{low}" if low == high else f"{low} to {high}", inputs
+
+
+def _of_sweeps(known: Convergence, plan: Plan) -> str:
+    count, inputs = _counted(known)
     of = f" of {plan.system.blocks} blocks" if plan.system is not None else ""
     about = "about " if known.cut else ""
     cut = " (the look was cut short, and went on at the speed of its front)" if known.cut else ""

@@ -15,20 +15,19 @@ from torch import Tensor
 from .artifact import read_artifact
 from .cache import Asked, PlanCache, plan_cache
 from .calls import mismatches, parameters_of
-from .capture import Captured, Replay, capture, describe_arguments, describe_call, keeping
-from .choice.alternatives import LOOSE, alternatives, exponent, rounding_alone
-from .choice.calibrate import QUICK, Effort, Example, calibrate
-from .choice.choose import SEQUENTIAL, choose, to_try
-from .choice.several import measure_parts, worth_it
+from .capture import Captured, capture, describe_arguments, describe_call, keeping, unmoved
+from .choice.calibrate import Effort
+from .choice.choose import SEQUENTIAL
 from .circumstances import circumstances, fingerprint, remembered
 from .compiled import Compiled
+from .deciding import Deciding, Progress
 from .errors import ArtifactError, CaptureError, CausalityError, ScheduleError, UsageError
 from .live import Live
 from .modes import as_recorded, casts_repeated
 from .passes.chain import chain
 from .passes.dependence import prove
 from .passes.outputs import collect_outputs
-from .plan import Bits, Convergence, Costs, Equality, Method, Plan, Schedule, in_a_row, tolerance
+from .plan import Bits, Equality, Method, Plan, Schedule, Tolerance, in_a_row
 from .planning import sound_plan
 from .program import Recurrence
 from .proof import NO_PROOF, Proof, Refusal
@@ -38,11 +37,8 @@ from .runtime.recurrent import make_recurrent
 from .schedules import parse_schedule
 from .sweepable import obstacle
 from .trees import flatten, unflatten
+from .unrolled import as_layers
 from .verify import verify
-
-Progress = Callable[[str, int, int], None]
-ASIDE = 0.2
-"""The share of the budget for what other demands would give, of which nothing is decided."""
 
 
 def compile(  # noqa: A001 - the verb users expect: ffc.compile
@@ -85,6 +81,7 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
     Raises: `CaptureError`, `CausalityError` as said above; `ScheduleError` for a schedule that does not exist;
     `UsageError` for an argument of this function that makes no sense.
     """
+    _check(example_args, schedule)
     wanted = schedule if isinstance(schedule, Schedule) else parse_schedule(schedule)
     effort, insist = _effort(budget, memory_limit), _insists(on_unsupported, wanted)
     recipe = Recipe(function, _equality(equality), wanted, insist, plan_cache(cache), effort)
@@ -95,6 +92,15 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
     first = replace(recipe, inputs=_alike(function, example, inputs))
     compiled = first.compile(*example, progress or (lambda what, done, of: None))
     return compiled.vary(recipe.again, example, recipe.insist, max_signatures)
+
+
+def _check(example_args: Any, schedule: Any) -> None:
+    """What a type checker would say. Raises: `UsageError`."""
+    if not isinstance(example_args, tuple):
+        kind = type(example_args).__name__
+        raise UsageError(f"example_args is a {kind}; it is the tuple of a call's arguments, as in compile(f, (x,))")
+    if not isinstance(schedule, Schedule | str):
+        raise UsageError(f'schedule is {schedule!r}; it is the name of one, as in "auto" or "jacobi"')
 
 
 def _effort(budget: float, memory_limit: float | None) -> Effort:
@@ -150,89 +156,57 @@ class Recipe:
 
     @kept()  # the states of random generators
     def compile(self, args: tuple[Any, ...], kwargs: dict[str, Any], say: Progress) -> Compiled:
-        """For one signature, that of this call."""
+        """For one signature, that of this call. What runs of the function move is put back."""
         try:
             with casts_repeated():
                 told = _told_apart(args, kwargs)
-                captured = capture(self.function, *told, lambda done, of: say("capture", done, of))
+                loose = self.equality if isinstance(self.equality, Tolerance) else None
+                report = partial(say, "capture")
+                captured = capture(self.function, *told, report, tolerance=loose)
                 if captured.small_loop and isinstance(chain(captured.program), Refusal):
-                    captured = capture(self.function, *told, share=0.0)
-            captured = _collecting(captured)
-            live = Live(self.function, captured)
-            confirm_respelled(live, args, kwargs, self.equality)
-            device = torch.device(_device_of((args, kwargs)))
-            with as_recorded(device):
-                both = zip(captured.parts, live.all_weights(), strict=True)
-                found = [sound_plan(part, weights, self.equality, device) for part, weights in both]
+                    captured = capture(self.function, *told, share=0.0, tolerance=loose)
+            with unmoved(self.function):
+                return self._compiled(captured, args, kwargs, say)
         except CaptureError as error:
             if self.insist:
                 raise
             return _uncaptured(self.function, self.equality, (args, kwargs), str(error))
+
+    def _compiled(self, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any], say: Progress) -> Compiled:
+        """What was captured, proved and with its schedules. Raises: `CaptureError`, `ScheduleError`."""
+        live, found = self._planned(captured, args, kwargs)
+        rolled = live
+        if self.wanted is None or self.wanted.method is not Method.SEQUENTIAL:
+            straight = as_layers(live.captured, [own for own, _ in found], partial(self._again, args, kwargs))
+            live, found = (live, found) if straight is None else self._planned(straight, args, kwargs)
         plan, proofs = in_a_row([plan for plan, _ in found]), tuple(proof for _, proof in found)
         measured = None
         if self.wanted is not None and self.wanted.method is Method.SEQUENTIAL:
             plan = in_a_row([replace(p, why="sequential execution was asked for by name") for p in plan.parts])
-        elif (possible := any(part.refusal is None for part in plan.parts)) or not self.insist:
+        elif not self.insist or any(part.refusal is None for part in plan.parts):
             timed = partial(live.estimated_seconds, args, kwargs)
             weights = {f"{k}.{name}": t for k, own in enumerate(live.all_weights()) for name, t in own.items()}
-            ask = partial(self._asked, plan, weights, captured.replays[0].arguments)
-            choose_now = partial(self._chosen, plan, proofs, live, timed, say)
-            choice = choose_now if possible else partial(self._loosened, plan, live, timed)
+            ask = partial(self._asked, plan, weights, live.captured.replays[0].arguments)
+            deciding = Deciding(live, timed, self.wanted, self.effort, self.inputs, sound_plan, say, rolled)
+            choice = partial(deciding.chosen, plan, proofs)
             plan, measured = remembered(self.cache, ask, choice, _name(self.function))
         return Compiled(verify(self._agreed(plan)), proofs, prove, live, measured=measured)
 
-    def _chosen(
-        self, plan: Plan, proofs: Sequence[Proof], live: Live, timed: Callable[[float], float], say: Progress
-    ) -> Plan:
-        """The plan with its schedules, after calibration on the example inputs."""
-        handover = live.handover(plan)
-        examples = [
-            Example(part.replays[0], partial(live.weights, k), timed, handover=handover)
-            for k, part in enumerate(live.captured.parts)
-        ]
-        if len(examples) == 1:
-            example = replace(examples[0], others=tuple(_unseen(examples[0].replay, given) for given in self.inputs))
-            return self._part_chosen(plan, proofs[0], example, say, self.effort)
-        seconds = measure_parts(plan, proofs, examples, timed)
-        whole = sum(own.reference for own in seconds)
-        faults: list[ScheduleError] = []
-        parts = []
-        for part, proof, example, own in zip(plan.parts, proofs, examples, seconds, strict=True):
-            try:
-                shared = replace(example, seconds=own.share)
-                effort = replace(self.effort, budget=self.effort.budget * own.reference / whole if whole else 0.0)
-                parts.append(part if part.refusal is not None else self._part_chosen(part, proof, shared, say, effort))
-            except ScheduleError as fault:  # the schedule that was asked for is none for this loop
-                faults.append(fault)
-                parts.append(replace(part, why=str(fault)))
-        if faults and all(part.schedule.method is Method.SEQUENTIAL for part in parts):
-            raise faults[0]
-        return in_a_row(parts) if self.wanted is not None else worth_it(parts, seconds)
+    def _again(self, args: tuple[Any, ...], kwargs: dict[str, Any], share: float) -> Captured:
+        """The function captured another time."""
+        with casts_repeated():
+            return capture(self.function, *_told_apart(args, kwargs), share=share)
 
-    def _part_chosen(self, plan: Plan, proof: Proof, example: Example, say: Progress, effort: Effort) -> Plan:
-        schedules = to_try(plan, proof, self.wanted)
-        if self.wanted is not None:  # what is asked for by name is run, whatever it takes
-            effort = replace(effort, memory_limit=None)
-        chosen = choose(plan, self.wanted, calibrate(plan, proof, example, schedules, say, effort))
-        if self.wanted is not None or chosen.refusal is not None or not isinstance(plan.equality, Bits):
-            return chosen
-        seconds = ASIDE * effort.budget
-        return replace(chosen, alternatives=alternatives(chosen, proof, example.replay, example.weights(), seconds))
-
-    def _loosened(self, plan: Plan, live: Live, timed: Callable[[float], float]) -> Plan:
-        """``plan`` with what a tolerance would give, where nothing but the rounding of operators is in its way."""
-        if plan.rest is not None or not rounding_alone(plan):
-            return plan
-        captured, weights, device = live.captured, live.weights(), torch.device(plan.device)
+    def _planned(
+        self, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Live, list[tuple[Plan, Proof]]]:
+        """The function with its plans, of which the schedules are still sequential, and their proofs."""
+        live = Live(self.function, _collecting(captured))
+        confirm_respelled(live, args, kwargs, self.equality)
+        device = torch.device(_device_of((args, kwargs)))
         with as_recorded(device):
-            loose, proof = sound_plan(captured, weights, tolerance(*LOOSE), device)
-        if loose.refusal is not None or loose.system is None:
-            return plan
-        priced = replace(loose, costs=Costs(timed(QUICK) / loose.system.blocks, 0.0, 0.0, 0.0))
-        known = (priced, proof, captured.replays[0], weights, 2 * ASIDE * self.effort.budget)
-        rate = exponent(*known)
-        convergence = None if rate is None else Convergence(lyapunov=rate)
-        return replace(plan, alternatives=alternatives(*known), convergence=convergence)
+            both = zip(live.captured.parts, live.all_weights(), strict=True)
+            return live, [sound_plan(part, weights, self.equality, device, self.wanted) for part, weights in both]
 
     def _asked(self, plan: Plan, weights: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> Asked:
         """What the plan cache is asked: every option counts, but for those that have no part in the choice."""
@@ -256,11 +230,6 @@ def _collecting(captured: Captured) -> Captured:
     """The same, its loops carrying only what they have to."""
     rest = None if captured.rest is None else _collecting(captured.rest)
     return replace(keeping(captured, *collect_outputs(captured.program)), rest=rest)
-
-
-def _unseen(known: Replay, arguments: tuple[Tensor, ...]) -> Replay:
-    """A call of which nothing was recorded, with the random numbers of one of which it was."""
-    return Replay(arguments, (), (), (), (), False, known.generators)
 
 
 def _name(function: Callable[..., Any]) -> str:
@@ -303,7 +272,8 @@ def load(path: str | os.PathLike[str], device: str | None = None, sha256: str | 
     for part in plan.parts:
         loop = part.program.loop if part.program else None
         if isinstance(loop, Recurrence) and part.schedule.method is not Method.SEQUENTIAL:
-            why = obstacle(make_recurrent(loop, where), part.equality)
+            by_levels, bits = part.schedule.method is Method.WAVEFRONT, isinstance(part.equality, Bits)
+            why = obstacle(make_recurrent(loop, where, by_levels=by_levels, bits=bits), part.equality)
             if why is not None:
                 raise ArtifactError(f"{os.fspath(path)}: its schedule is not sound here\n{why}\n  compile it again")
     return compiled
@@ -342,11 +312,11 @@ def _uncaptured(
 
 
 def _equality(equality: Equality | str) -> Equality:
-    if isinstance(equality, str):
-        if equality != "bits":
-            raise ScheduleError(f'equality is "bits" or ffc.tolerance(rtol, atol), not {equality!r}')
-        return Bits()
-    return equality
+    if isinstance(equality, Bits | Tolerance):
+        return equality
+    if equality != "bits":
+        raise ScheduleError(f'equality is "bits" or ffc.tolerance(rtol, atol), not {equality!r}')
+    return Bits()
 
 
 def _device_of(call: Any) -> str:

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import Any
 
 from .choice.processors import SIMULATED, Simulation
-from .decision import candidate_json, candidate_table, convergence_lines
+from .decision import alternative_json, candidate_json, candidate_table, convergence_lines
 from .layout import part_line
 from .parts import chosen_of, seconds_of, source_of, speed, verdict_of_all
 from .plan import (
@@ -31,6 +31,7 @@ from .plan import (
 from .program import Chain, Recurrence, RepeatedMap
 from .proof import NO_PROOF, Proof
 from .runtime.cells import spelled_out
+from .stacks import stack_of
 from .stages import chain_lines
 from .summary import Dependence, dependence
 from .would_change import would_change
@@ -62,6 +63,7 @@ class Explanation:
     def json(self) -> dict[str, Any]:
         data = asdict(replace(self, dependence=None, parts=(), simulated=None, convergence=None))
         data["candidates"] = [candidate_json(c) for c in self.candidates]
+        data["alternatives"] = [alternative_json(one) for one in self.alternatives]
         data["convergence"] = None if self.convergence is None else asdict(self.convergence)
         data["dependence"] = None if self.dependence is None else self.dependence.json
         data["parts"] = [part.json for part in self.parts]
@@ -130,6 +132,7 @@ def _verdict(plan: Plan, sequentially: str) -> str:
 def _why(plan: Plan) -> list[str]:
     lines = [] if plan.refusal is None else [plan.refusal]
     lines += [plan.why] if plan.why else []
+    lines += [_PADDED] if plan.padded else []
     lines += _of_windows(plan)
     lines += convergence_lines(plan)
     if isinstance(plan.system, RepeatedMap):
@@ -147,19 +150,34 @@ def _why(plan: Plan) -> list[str]:
     return lines
 
 
+_PADDED = (
+    "the array that grows from step to step is padded to its last length: each step computes the beginning of what "
+    "later ones do, up to rounding, so of two tokens that are nearly as likely the other can come out"
+)
+
+
 def _of_recurrence(loop: Recurrence) -> str:
     """What is carried, and what is taken out of the loop."""
     size = sum(math.prod(value.type.shape) for value in loop.carry)
     tensors = f"{len(loop.carry)} tensors" if len(loop.carry) > 1 else "one tensor"
     work = f"{len(loop.body.nodes)} operators in every sweep"
     ahead = f"{len(loop.ahead.nodes)} for all steps at once, ahead of the loop"
-    return f"{loop.blocks} steps carry {size} elements in {tensors}: {work}, {ahead}, {len(loop.invariant.nodes)} once"
+    once = f"{len(loop.invariant.nodes)} once"
+    return f"{loop.blocks} steps carry {size} elements in {tensors}: {work}, {ahead}, {once}{_of_layers(loop)}"
+
+
+def _of_layers(loop: Recurrence) -> str:
+    """How many levels there are, if there are layers."""
+    stack = stack_of(loop)
+    if stack.depth < 2:
+        return ""
+    return f"; {stack.depth} layers, {stack.levels(loop.blocks)} levels that do not read each other"
 
 
 def _of_repetition(plan: Plan, loop: RepeatedMap) -> str:
     """What is known of a map that is repeated."""
     tried = next((c for c in plan.candidates if c.schedule == Schedule(Method.JACOBI)), None)
-    found = "" if tried is None else f"; on the example inputs: {tried.note}"
+    found = "" if tried is None or not tried.measured else f"; on the example inputs: {tried.note}"
     work = f"{len(loop.body.nodes)} operators in every step, {len(loop.invariant.nodes)} once"
     return f"every step is the same map of the whole state, {loop.blocks} times ({work}){found}"
 

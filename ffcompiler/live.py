@@ -41,20 +41,26 @@ class Live:
     def estimated_seconds(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], budget: float) -> float:
         """How long all steps would take, from those that fit into ``budget`` seconds; a plain loop is run whole."""
         steps, started = TimedSteps(budget), time.perf_counter()
-        with torch.no_grad(), drive_loops(steps):
-            self.function(*args, **kwargs)
+        try:
+            with torch.no_grad(), drive_loops(steps):
+                self.function(*args, **kwargs)
+        except Exception:
+            if not steps.cut:  # else what comes after the loop was given a state that is not the last
+                raise
         return steps.whole or time.perf_counter() - started
 
     def handover(self, plan: Plan) -> Handover:
         """Who does the rest where sweeps end early: of several loops captured steps, there being no way back.
 
-        The user's own loop is begun in its middle if it is marked, and if it does not draw: the numbers of all its
-        steps are drawn already. Not if steps leave what has to be looked at. Where it writes into its first state, what
-        that must hold then is known of array loops only.
+        The user's own loop is begun in its middle if it is marked, has been seen to go on from there as it does from
+        its beginning, and does not draw: the numbers of all its steps are drawn already. Not if steps leave what has to
+        be looked at. Where it writes into its first state, what that must hold then is known of array loops only.
         """
         if plan.rest is not None:
             return Handover.ONWARD
         program = plan.program
+        if plan.padded and plan.array is not None:
+            return Handover.CACHED
         if not self.captured.marked or program is None or program.draws or program.loop.collected:
             return Handover.CAPTURED
         return Handover.RESUMED if plan.array is not None or not self.captured.in_place else Handover.CAPTURED

@@ -181,6 +181,23 @@ class Resume:
         return run_steps(range(max(lo, self.start), hi), body, unflatten(tree, state))
 
 
+class StepEnded(Exception):
+    """A single step has been run; ``state``: the leaves of what it left."""
+
+    def __init__(self, state: list[Any]) -> None:
+        super().__init__()
+        self.state = state
+
+
+@dataclass(frozen=True)
+class StepAlone(Resume):
+    """Run step ``start`` from ``state``, and nothing after it. Raises: `StepEnded`."""
+
+    def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
+        after = super().run(lo, min(self.start + 1, hi), body, init)
+        raise StepEnded([leaf for _, leaf in flatten(after)[0]])
+
+
 @dataclass
 class TimedSteps:
     """Run steps of the marked loop for a limited time, to tell how long all of them would take."""
@@ -188,6 +205,7 @@ class TimedSteps:
     seconds: float
     whole: float = 0.0  # seconds for all steps of all loops, extrapolated
     taken: float = 0.0  # seconds for those that were run
+    cut: bool = False  # some were left out
 
     def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
         started, state, done = time.perf_counter(), init, 0
@@ -195,6 +213,7 @@ class TimedSteps:
             state = body(i, state)
             done += 1
             if time.perf_counter() - started > self.seconds:
+                self.cut = self.cut or done < hi - lo
                 break
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()

@@ -9,17 +9,43 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-Ambient: TypeAlias = tuple[torch.dtype | None, torch.dtype | None, torch.dtype, torch.device]
-"""Autocast on the CPU and on CUDA (its dtype, or None), the default dtype, the default device."""
-_NAMES = ("autocast on cpu", "autocast on cuda", "default dtype", "default device")
-_USUAL = ("None", "None", "torch.float32", "cpu")
+Ambient: TypeAlias = tuple[torch.dtype | None, torch.dtype | None, torch.dtype, torch.device, bool, str]
+"""Autocast on the CPU and on CUDA (its dtype, or None), default dtype and device, kernels of attention in eval mode,
+those that scaled dot products may take."""
+_NAMES = (
+    "autocast on cpu",
+    "autocast on cuda",
+    "default dtype",
+    "default device",
+    "the fast path of attention",
+    "the kernels of scaled dot products",
+)
+_USUAL = ("None", "None", "torch.float32", "cpu", "True", "flash, memory-efficient, math, cudnn")
 NAMED = 4
 """Up to so many modules in training are named; more are counted."""
 
 
 def ambient() -> Ambient:
     """The process-wide (or thread-wide) settings as they are now."""
-    return (_autocast("cpu"), _autocast("cuda"), torch.get_default_dtype(), torch.get_default_device())
+    return (
+        _autocast("cpu"),
+        _autocast("cuda"),
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.backends.mha.get_fastpath_enabled(),
+        _dot_products(),
+    )
+
+
+def _dot_products() -> str:
+    of = torch.backends.cuda  # they choose on every device
+    enabled = {
+        "flash": of.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "memory-efficient": of.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "math": of.math_sdp_enabled(),  # type: ignore[no-untyped-call]
+        "cudnn": of.cudnn_sdp_enabled(),  # type: ignore[no-untyped-call]
+    }
+    return ", ".join([name for name, on in enabled.items() if on])
 
 
 def _autocast(device: str) -> torch.dtype | None:
@@ -30,6 +56,15 @@ def ambient_change(was: Ambient, now: Ambient) -> str | None:
     """The first setting that is not as it was."""
     changed = next((i for i, (a, b) in enumerate(zip(was, now, strict=True)) if a != b), None)
     return None if changed is None else f"{_NAMES[changed]} was {was[changed]}, is {now[changed]}"
+
+
+def other_modes(modes: Sequence[tuple[str, str]]) -> list[str]:
+    """How the settings are otherwise now than `described`, where they decide what a function computes, and how."""
+    was, now = dict(modes), dict(described(ambient(), {}))
+    usual = dict(zip(_NAMES, _USUAL, strict=True))
+    names = [name for name in _NAMES if name != "default device"]  # what a program makes says where
+    both = ((name, was.get(name, usual[name]), now.get(name, usual[name])) for name in names)
+    return [f"{name} was {then}, is {is_}" for name, then, is_ in both if then != is_]
 
 
 def training_flags(modules: Sequence[nn.Module]) -> tuple[bool, ...]:

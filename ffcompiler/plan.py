@@ -6,6 +6,7 @@ Everything is a frozen dataclass of tuples: a plan prints (`str(plan)`), compare
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from enum import Enum
 from typing import ClassVar, TypeAlias
 
 from .codec import LATER
+from .errors import UsageError
 from .layout import columns, comment, item, one_line, part_line, section
 from .program import ArrayLoop, Chain, Loop, Program, System
 
@@ -25,7 +27,7 @@ class Method(Enum):
     JACOBI = "jacobi"  # all blocks at once
     GS_JACOBI = "gs-jacobi"  # groups of `block` in order, Jacobi inside a group
     GROWING = "growing"  # groups of `block`, twice as many, four times as many .. in order, Jacobi inside a group
-    JACOBI_GS = "jacobi-gs"  # all groups of `block` at once, in order inside a group
+    JACOBI_GS = "jacobi-gs"  # all runs of `block` at once, in order inside a run
     SLIDING = "sliding"  # the `block` blocks after the front
     WAVEFRONT = "wavefront"  # one level after the other: blocks that depend on none of each other
 
@@ -40,6 +42,11 @@ class Schedule:
     method: Method
     block: int | None = None
     windows: bool = False
+
+    @property
+    def run(self) -> int:
+        """So many blocks at a time are computed in order within a sweep."""
+        return self.block or 1 if self.method is Method.JACOBI_GS else 1
 
     def ahead(self, front: int, blocks: int, levels: tuple[int, ...] = ()) -> int:
         """The end of the window when the blocks before ``front`` are final: ``front < ahead <= blocks``.
@@ -93,7 +100,14 @@ Equality: TypeAlias = Bits | Tolerance
 
 
 def tolerance(rtol: float = 1.3e-6, atol: float = 1e-5) -> Tolerance:
-    """Equality up to a residual; the defaults are those of ``torch.testing.assert_close`` for float32."""
+    """Equality up to a residual; the defaults are those of ``torch.testing.assert_close`` for float32.
+
+    Raises: `UsageError` for what is no number of 0 or more.
+    """
+    given: tuple[tuple[str, object], ...] = (("rtol", rtol), ("atol", atol))
+    for name, value in given:
+        if not isinstance(value, int | float) or not 0.0 <= value < math.inf:
+            raise UsageError(f"{name} is {value!r}; a tolerance is a number of 0 or more, as in tolerance(1e-5, 1e-6)")
     return Tolerance(float(rtol), float(atol))
 
 
@@ -187,6 +201,10 @@ class Costs:
     ``captured``: one step of the captured loop, which takes the rest where the function cannot begin in its middle.
     ``draws``: all random numbers of a call, which the steps of the reference draw, and so are in ``step`` too.
     ``fill``: the first windowed sweep of a run, which evaluates the whole.
+    ``again``: of ``once`` what a function that begins in its middle does again, what comes before its loop.
+    ``runs``: (blocks in a run, blocks, seconds) of sweeps that compute runs in order, by ascending numbers.
+    ``together``: (blocks, seconds of the first two, of all) of unlike ones that a sweep computes in one call.
+    ``waves``: (blocks, seconds) of sweeps that go through a stack level by level, by ascending number of blocks.
     """
 
     step: float
@@ -199,29 +217,67 @@ class Costs:
     captured: float | None = field(default=None, metadata=LATER)
     fill: float = field(default=0.0, metadata=LATER)
     draws: float = field(default=0.0, metadata=LATER)
+    again: float | None = field(default=None, metadata=LATER)
+    runs: tuple[tuple[int, int, float], ...] = field(default=(), metadata=LATER)
+    together: tuple[tuple[tuple[int, ...], float, float], ...] = field(default=(), metadata=LATER)
+    waves: tuple[tuple[int, float], ...] = field(default=(), metadata=LATER)
 
     def window(self, blocks: int) -> float:
         """Seconds of a windowed sweep over so many blocks, interpolated; a whole sweep where none was measured."""
         if not self.windows:
             return self.sweep
-        below = [w for w in self.windows if w[0] <= blocks] or [self.windows[0]]
-        above = [w for w in self.windows if w[0] >= blocks] or [self.windows[-1]]
-        (a, low), (b, high) = below[-1], above[0]
-        if blocks > b:  # wider than any that was measured: in proportion, and at most a whole sweep
-            return min(high * blocks / b, max(high, self.sweep))
-        return low if a >= b else low + (high - low) * (blocks - a) / (b - a)
+        widest, most = self.windows[-1]
+        if blocks > widest:  # wider than any that was measured: in proportion, and at most a whole sweep
+            return min(most * blocks / widest, max(most, self.sweep))
+        return _between(self.windows, blocks)
+
+    def in_runs(self, run: int, blocks: int, each: float) -> float:
+        """Seconds of a sweep over so many blocks that computes runs of ``run`` in order.
+
+        Where none was measured: ``each`` for every block of a run, in which that one is computed of all runs.
+        """
+        measured = tuple((width, seconds) for size, width, seconds in self.runs if size == run)
+        if not measured:
+            return min(run, blocks) * each
+        widest, most = measured[-1]
+        return most * blocks / widest if blocks > widest else _between(measured, blocks)
+
+    def wave(self, blocks: int) -> float:
+        """Seconds of a sweep over so many blocks that goes through their levels; of the steps, if none was measured."""
+        if not self.waves:
+            return self.step * blocks
+        widest, most = self.waves[-1]
+        return most * blocks / widest if blocks > widest else _between(self.waves, blocks)
 
     def part(self, lo: int, hi: int) -> float:
         """Seconds of a sweep over blocks ``lo .. hi - 1``: of unlike ones, their share of the whole."""
-        whole = sum(self.blocks)
-        return self.sweep * sum(self.blocks[lo:hi]) / whole if whole else self.window(hi - lo)
+        whole = self._computed(0, len(self.blocks))
+        return self.sweep * self._computed(lo, hi) / whole if whole else self.window(hi - lo)
+
+    def _computed(self, lo: int, hi: int) -> float:
+        """Seconds of what a sweep over unlike blocks computes: each by itself, but for those that one call computes."""
+        seconds = sum(self.blocks[lo:hi])
+        for blocks, two, all_ in self.together:
+            count = len(own := [k for k in blocks if lo <= k < hi])
+            if count > 1:
+                at_once = two + (all_ - two) * (count - 2) / max(len(blocks) - 2, 1)
+                seconds += at_once - sum(self.blocks[k] for k in own)
+        return max(seconds, 0.0)
 
     def __str__(self) -> str:
         numbers = f"step={self.step!r}, sweep={self.sweep!r}, certify={self.certify!r}, once={self.once!r}"
         others = [("windows", self.windows), ("blocks", self.blocks), ("after", self.after or None)]
         others += [("captured", self.captured), ("fill", self.fill or None), ("draws", self.draws or None)]
+        others += [("again", self.again), ("runs", self.runs), ("together", self.together), ("waves", self.waves)]
         known = [(key, value) for key, value in others if value not in ((), None)]
         return numbers + "".join(f", {key}={value!r}" for key, value in known)
+
+
+def _between(measured: Sequence[tuple[int, float]], blocks: int) -> float:
+    """Seconds for so many blocks, from those of fewer and of more: by ascending number of blocks, none empty."""
+    below = [one for one in measured if one[0] <= blocks] or [measured[0]]
+    (a, low), (b, high) = below[-1], next(one for one in measured if one[0] >= blocks)
+    return low if a >= b else low + (high - low) * (blocks - a) / (b - a)
 
 
 EXCLUDED = "over the memory limit"
@@ -279,9 +335,11 @@ class Convergence:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """What another demand (``change``) would give: Jacobi sweeps and their seconds, against the reference's.
+    """What another demand, or place (``change``) would give: sweeps and their seconds, against the reference's.
 
-    ``measured``: a run showed so many to be enough; else it was cut short, and it takes more than these.
+    ``schedule``: None of another demand, for which Jacobi was run without the guard; of another place the best one, as
+    it is predicted there under the guard. ``measured``: a run showed so many sweeps to be enough; else it was cut
+    short, and it takes more than these.
     """
 
     change: str
@@ -289,10 +347,12 @@ class Alternative:
     seconds: float
     reference: float
     measured: bool = True
+    schedule: Schedule | None = field(default=None, metadata=LATER)
 
     def __str__(self) -> str:
         numbers = f"sweeps={self.sweeps!r}, seconds={self.seconds!r}, reference={self.reference!r}"
-        return f"alternative({self.change!r}, {numbers}, measured={self.measured!r})"
+        schedule = "" if self.schedule is None else f", schedule={str(self.schedule)!r}"
+        return f"alternative({self.change!r}, {numbers}, measured={self.measured!r}{schedule})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +360,8 @@ class Plan:
     """What will be run and what it rests on. ``refusal`` says why no parallel schedule is sound, if none is.
 
     A function with several loops in a row is planned in *parts*, each a plan of its own: the function is ``rest`` after
-    this part, whose results are the arguments of the rest, in order.
+    this part, whose results are the arguments of the rest, in order. ``padded``: the function's own array grows from
+    step to step, and the program's has all of its length from the beginning.
     """
 
     program: Program | None
@@ -316,6 +377,7 @@ class Plan:
     rest: Plan | None = field(default=None, metadata=LATER)
     convergence: Convergence | None = field(default=None, metadata=LATER)
     alternatives: tuple[Alternative, ...] = field(default=(), metadata=LATER)
+    padded: bool = field(default=False, metadata=LATER)
 
     @property
     def parts(self) -> tuple[Plan, ...]:
@@ -363,6 +425,7 @@ class Plan:
             "costs": None if self.costs is None else str(self.costs),
             "align": None if self.align == 1 else str(self.align),
             "convergence": None if self.convergence is None else str(self.convergence),
+            "padded": "True" if self.padded else None,
         }
         return [item(key, text) for key, text in known.items() if text is not None]
 

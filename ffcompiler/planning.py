@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .alike import alike
 from .capture import Captured
 from .confirm import confirm, interference
 from .errors import CaptureError
@@ -22,14 +23,21 @@ from .probe import best_alignment
 from .program import Chain
 from .proof import NO_PROOF, Proof, Refusal
 from .runtime.runner import Runner
-from .sweepable import sweepable
+from .sweepable import by_levels, sweepable, together
 
 
 def sound_plan(
-    captured: Captured, weights: Mapping[str, Tensor], equality: Equality, device: torch.device
+    captured: Captured,
+    weights: Mapping[str, Tensor],
+    equality: Equality,
+    device: torch.device,
+    wanted: Schedule | None = None,
 ) -> tuple[Plan, Proof]:
-    """The plan with its system and proof, its schedule still sequential; or with the refusal that says why not."""
-    plan, proof = _planned(captured, weights, equality, device)
+    """The plan with its system and proof, its schedule still sequential; or with the refusal that says why not.
+
+    ``wanted``: the only schedule that is asked for, if it is.
+    """
+    plan, proof = _planned(captured, weights, equality, device, wanted)
     assert plan.program is not None
     later = [] if captured.rest is None else [part.program for part in captured.rest.parts]
     tested = checks_in_the_way(plan.program, equality, device.type, later)
@@ -39,16 +47,22 @@ def sound_plan(
 
 
 def _planned(
-    captured: Captured, weights: Mapping[str, Tensor], equality: Equality, device: torch.device
+    captured: Captured,
+    weights: Mapping[str, Tensor],
+    equality: Equality,
+    device: torch.device,
+    wanted: Schedule | None,
 ) -> tuple[Plan, Proof]:
     arguments = captured.replays[0].arguments
-    base = Plan(captured.program, Schedule(Method.SEQUENTIAL), equality, device.type)
+    base = Plan(captured.program, Schedule(Method.SEQUENTIAL), equality, device.type, padded=captured.padded)
     confirm(Runner(base, NO_PROOF, device), captured, weights)
     if isinstance(captured.program.loop, Chain):
         return _chained(captured, base, weights), NO_PROOF
     program = partition(captured.program)
+    if isinstance(program, Refusal) and captured.padded:  # only of array loops premises say that padding is not seen
+        return replace(base, refusal=f"{program}\nin the loop whose array grows, padded"), NO_PROOF
     if isinstance(program, Refusal):
-        found = _repeated(captured, base, weights) or _recurrent(captured, base, weights, program)
+        found = _repeated(captured, base, weights) or _recurrent(captured, base, weights, program, wanted)
         return found, NO_PROOF
     plan = replace(base, program=program)
     with torch.no_grad():
@@ -72,7 +86,16 @@ def _chained(captured: Captured, base: Plan, weights: Mapping[str, Tensor]) -> P
         raise CaptureError(f"{captured.no_loop}\n  {program}")
     plan = replace(base, program=program)
     confirm(Runner(plan, NO_PROOF, torch.device(plan.device)), captured, weights)
-    return plan
+    return _together(captured, plan, weights)
+
+
+def _together(captured: Captured, plan: Plan, weights: Mapping[str, Tensor]) -> Plan:
+    """The plan of a chain with the blocks that one call may compute."""
+    program = plan.program
+    assert program is not None and isinstance(program.loop, Chain)
+    asked = replace(plan, program=replace(program, loop=replace(program.loop, together=alike(program.loop.graphs))))
+    found = together(Runner(asked, NO_PROOF, torch.device(plan.device)), captured, weights)
+    return replace(plan, program=replace(program, loop=replace(program.loop, together=found)))
 
 
 def _repeated(captured: Captured, base: Plan, weights: Mapping[str, Tensor]) -> Plan | None:
@@ -85,7 +108,9 @@ def _repeated(captured: Captured, base: Plan, weights: Mapping[str, Tensor]) -> 
     return plan
 
 
-def _recurrent(captured: Captured, base: Plan, weights: Mapping[str, Tensor], no_array: Refusal) -> Plan:
+def _recurrent(
+    captured: Captured, base: Plan, weights: Mapping[str, Tensor], no_array: Refusal, wanted: Schedule | None
+) -> Plan:
     """The plan of a loop that carries its whole state from step to step, or one that says why it is not to be swept."""
     program = recurrence(captured.program, base.device)
     why: Refusal | None
@@ -96,6 +121,8 @@ def _recurrent(captured: Captured, base: Plan, weights: Mapping[str, Tensor], no
         runner = Runner(plan, NO_PROOF, torch.device(plan.device))
         confirm(runner, captured, weights)
         why = sweepable(runner, captured, weights, base.equality)
+        if why is not None and wanted is not None and wanted.method is Method.WAVEFRONT:
+            why = by_levels(Runner(replace(plan, schedule=wanted), NO_PROOF, runner.device), captured, weights, why)
         if why is None:
             return plan
     return replace(base, refusal=f"{no_array}\nas a recurrence over its whole state: {why}")

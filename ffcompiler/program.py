@@ -301,12 +301,14 @@ class Chain:
 
     The blocks stand in order of depth: those of one level read none of each other. ``families[k]``: blocks of the same
     operators, up to weights and shapes, have the same number. ``joints``: the blocks that lead from one stage of the
-    chain to the next. A chain without blocks is that of a function whose graph is not cut: all of it is the epilogue.
+    chain to the next. ``together``: blocks that one call may compute, being alike but for the values that they read
+    (`alike.py`). A chain without blocks is that of a function whose graph is not cut: all of it is the epilogue.
     """
 
     graphs: tuple[Graph, ...] = ()
     families: tuple[int, ...] = ()
     joints: tuple[int, ...] = ()
+    together: tuple[tuple[int, ...], ...] = field(default=(), metadata=LATER)
 
     @property
     def blocks(self) -> int:
@@ -369,6 +371,7 @@ class Chain:
 
     def __str__(self) -> str:
         lines = [f"families = {table_text(self.families)}", f"joints = {table_text(self.joints)}"]
+        lines += [f"together[{i}] = {table_text(numbers)}" for i, numbers in enumerate(self.together)]
         graphs = [graph.text(f"block{k}") for k, graph in enumerate(self.graphs)]
         return "\n\n".join([section("chain", lines), *graphs])
 

@@ -194,13 +194,18 @@ def _blocks(sections: Sections) -> list[str]:
 
 def _chain(section: Section, graphs: list[Graph]) -> Chain:
     found: dict[str, tuple[int, ...]] = {}
+    together: list[tuple[int, ...]] = []
     for tree in section.statements:
         match tree:
             case ast.Assign(targets=[ast.Name(id=("families" | "joints") as name)], value=value):
                 found[name] = _whole(value)
+            case ast.Assign(targets=[ast.Subscript(value=ast.Name(id="together"), slice=index)], value=value):
+                if integer(index) != len(together):
+                    raise Unreadable("blocks that are computed together must stand in order", tree)
+                together.append(_whole(value))
     if found.keys() != {"families", "joints"}:
         raise Unreadable("a chain has a line families = ... and a line joints = ...", section.line)
-    return Chain(tuple(graphs), found["families"], found["joints"])
+    return Chain(tuple(graphs), found["families"], found["joints"], tuple(together))
 
 
 def _whole(tree: ast.expr) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
-"""Functions that were captured by other operators than they call, or than torch compiles in them.
+"""Is what a function gives by itself what was captured of it, as far as was asked for?
 
-They are run as they are, on the example: is what they give equal to what was captured, as far as was asked for?
+Some are captured by other operators than they call, or than torch compiles in them. And torch takes ways of its own
+where nothing watches it, which round otherwise: the fast path of attention in eval mode, for one.
 """
 
 from __future__ import annotations
@@ -33,20 +34,30 @@ def confirm_respelled(live: Live, args: tuple[Any, ...], kwargs: Mapping[str, An
             f"{captured.otherwise} rounds in its own way, which steps of its cell do not have: its bits are its own "
             "kernel's\n  equality=ffc.tolerance(1e-6, 1e-6) lets sweeps over its cell's steps solve it"
         )
-    what = captured.otherwise or captured.compiled
-    if not what:
-        return
-    replay = captured.parts[-1].replays[0]
+    what, replay = captured.otherwise or captured.compiled, captured.parts[-1].replays[0]
     if not replay.complete:
+        if not what:
+            return
         raise CaptureError(f"{what} runs for too long to be compared with the steps that were recorded of it")
     set_states(captured.replays[0].generators)
     leaves = [leaf for _, leaf in flatten(live.reference(args, kwargs))[0] if isinstance(leaf, Tensor)]
     for output, (own, recorded) in enumerate(zip(leaves, replay.results, strict=True)):
         if not (same_bits(own, recorded) or (isinstance(equality, Tolerance) and _near(own, recorded, equality))):
-            raise CaptureError(
-                f"{what} and its steps one by one differ by more than {equality} in output {output}\n"
-                "  small differences grow in it: a larger tolerance, or float64, may do"
-            )
+            raise CaptureError(_difference(what, equality, output))
+
+
+def _difference(what: str, equality: Equality, output: int) -> str:
+    if what:
+        return (
+            f"{what} and its steps one by one differ by more than {equality} in output {output}\n"
+            "  small differences grow in it: a larger tolerance, or float64, may do"
+        )
+    return (
+        f"the function by itself and while it is recorded differs by more than {equality} in output {output}\n"
+        "  torch computes attention in eval mode by other kernels where nothing watches: "
+        "torch.backends.mha.set_fastpath_enabled(False) before compiling, and for calls, leaves one way\n"
+        "  or it is not a function of its arguments: it draws from a generator of its own, or keeps something"
+    )
 
 
 def _near(a: Tensor, b: Tensor, tolerance: Tolerance) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise, product
 
+from .alike import LEAST, alike
 from .graph import Ref, Step, TensorType
 from .ops import DRAWS
 from .program import ArrayLoop, Axis, Chain, DrawPlace, Program
@@ -277,6 +278,20 @@ def blocks_have_families(subject: Subject) -> Faults:
         yield Fault(f"the families of {chain.blocks} blocks are {chain.families}", "number them as they appear")
     if list(chain.joints) != sorted(set(chain.joints)) or not set(chain.joints) <= set(range(chain.blocks)):
         yield Fault(f"the joints among {chain.blocks} blocks are {chain.joints}", "name blocks, ascending")
+
+
+def blocks_together_are_alike(subject: Subject) -> Faults:
+    """Blocks of a chain that are computed together are alike, several, in order; each stands among such ones once."""
+    chain = subject.program.loop if subject.program else None
+    if not isinstance(chain, Chain):
+        return
+    kinds = {k: numbers for numbers in alike(chain.graphs) for k in numbers}
+    seen: set[int] = set()
+    for numbers in chain.together:
+        several = len(numbers) >= LEAST and list(numbers) == sorted(set(numbers)) and not seen & set(numbers)
+        if not several or not set(numbers) <= set(kinds.get(numbers[0], ())):
+            yield Fault(f"blocks {numbers} are computed together", "name blocks that are alike, ascending, once each")
+        seen |= set(numbers)
 
 
 def _first_seen(families: tuple[int, ...]) -> tuple[int, ...]:

@@ -37,6 +37,10 @@ def _known() -> str:
     return f"{names}; and each but sequential with +windows"
 
 
+AT_ONCE = (32, 128, 512, 2048)
+"""Runs of a recurrence that `auto` considers: so many at once. Fewer gain little; more are shorter than memories."""
+
+
 def candidates_for_recurrence(blocks: int) -> tuple[Schedule, ...]:
     """Those for a recurrence: its sweeps cost what their window has, and a window must be as long as its memory."""
     sizes = [-(-blocks // parts) for parts in (2, 4, 8, 16, 32, 64) if blocks >= 8 * parts]
@@ -44,7 +48,8 @@ def candidates_for_recurrence(blocks: int) -> tuple[Schedule, ...]:
     groups = [Schedule(Method.GS_JACOBI, size) for size in sizes]
     firsts = [-(-blocks // parts) for parts in (3, 15, 63) if blocks >= 8 * parts]  # a group ends at the last
     growing = [Schedule(Method.GROWING, size) for size in firsts]
-    return (Schedule(Method.JACOBI), *sliding, *groups, *growing)
+    runs = [Schedule(Method.JACOBI_GS, -(-blocks // count)) for count in AT_ONCE if blocks >= 4 * count]
+    return (Schedule(Method.JACOBI), *sliding, *groups, *growing, *runs)
 
 
 def candidates_for_chain(blocks: int, levels: int) -> tuple[Schedule, ...]:

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+from .alike import alike
 from .graph import Graph
-from .plan import Costs, Plan
+from .plan import Costs, Plan, Tolerance
 from .program import Chain
 
 SHOWN = 4  # families, and operators of one
-MANY_AT_ONCE = (
-    "a device on which many blocks at once take about the time of one: here they run one after the other, so a sweep "
-    "over all blocks costs what the whole function does"
-)
+MANY_AT_ONCE = "a device on which many blocks at once take about the time of one: here "
+ONE_BY_ONE = "they run one after the other, so a sweep over all blocks costs what the whole function does"
+TOGETHER = "only blocks that are alike run at once"
 
 
 def chain_lines(plan: Plan, chain: Chain) -> list[str]:
     """What stands under "why" in an explanation."""
-    return [_blocks(plan, chain), *_families(chain), _levels(chain), *_costs(plan.costs, chain)]
+    return [_blocks(plan, chain), *_families(chain), *_calls(plan, chain), _levels(chain), *_costs(plan.costs, chain)]
 
 
-def chain_changes() -> list[str]:
+def chain_changes(chain: Chain) -> list[str]:
     """What would make sweeps pay."""
     return [
-        MANY_AT_ONCE,
+        MANY_AT_ONCE + (TOGETHER if chain.together else ONE_BY_ONE),
         "fewer levels: branches that do not read each other are computed together",
     ]
 
@@ -48,7 +48,7 @@ def _stages(chain: Chain) -> str:
 
 
 def _listed(counts: list[int]) -> str:
-    return f"{', '.join(map(str, counts[:-1]))} and {counts[-1]}"
+    return f"{', '.join(map(str, counts[:-1]))} and {counts[-1]}" if len(counts) > 1 else str(counts[0])
 
 
 def _families(chain: Chain) -> list[str]:
@@ -65,6 +65,22 @@ def _family(count: int, graph: Graph, joint: bool) -> str:
     named = ", ".join(ops[:SHOWN]) + (", .." if len(ops) > SHOWN else "")
     kind = _counted(count, "transition", "transitions") if joint else _counted(count, "block", "blocks")
     return f"{kind} of {len(graph.nodes)} operators ({named}) like those from {graph.nodes[0].source} on"
+
+
+def _calls(plan: Plan, chain: Chain) -> list[str]:
+    """Which blocks a sweep computes in one call."""
+    if chain.together:
+        counts = [len(numbers) for numbers in chain.together]
+        calls = "one call" if len(counts) == 1 else f"{len(counts)} calls"
+        rest = chain.blocks - sum(counts)
+        others = f", the other {rest} one by one" if rest else ""
+        return [f"a sweep computes {_listed(counts)} blocks that are alike in {calls}, their weights stacked{others}"]
+    if isinstance(plan.equality, Tolerance):
+        why = "they differ in shapes or numbers, or have an operator that is evaluated for one at a time"
+        return [f"a sweep computes the blocks one by one: {why}"]
+    if not alike(chain.graphs):
+        return []
+    return ["a sweep makes the recorded calls one by one: blocks that are alike would round otherwise in one call"]
 
 
 def _levels(chain: Chain) -> str:

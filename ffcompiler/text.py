@@ -85,10 +85,11 @@ def _plan(sections: Sections) -> Plan:
         _head(sections, "align", lambda text, line: integer(expression(text, line))) if "align" in sections else 1,
         convergence=_head(sections, "convergence", _convergence) if "convergence" in sections else None,
         alternatives=_optional(sections, "alternatives", _alternatives, ()),
+        padded=_head(sections, "padded", _true) if "padded" in sections else False,
     )
 
 
-_HEAD = frozenset({"schedule", "equality", "device", "why", "refusal", "costs", "align", "convergence"})
+_HEAD = frozenset({"schedule", "equality", "device", "why", "refusal", "costs", "align", "convergence", "padded"})
 
 
 def _optional(sections: Sections, key: str, read: Callable[[Section], T], default: T) -> T:
@@ -113,6 +114,12 @@ def _schedule(text: str, line: int) -> Schedule:
     return Schedule(Method(form[1]), int(form[2]) if form[2] else None, bool(form[3]))
 
 
+def _true(text: str, line: int) -> bool:
+    if text != "True":
+        raise Unreadable("only what is so is said", line)
+    return True
+
+
 def _equality(text: str, line: int) -> Equality:
     return Bits() if text == "bits" else _numbers(Tolerance, text, line)
 
@@ -121,9 +128,10 @@ def _costs(text: str, line: int) -> Costs:
     match expression(f"costs({text})", line):
         case ast.Call(args=[]) as call:
             values = dict(keywords(call))
-            windows, blocks = (_items(values.pop(key, ast.Tuple([])), line) for key in ("windows", "blocks"))
-            keys = ("after", "captured", "fill", "draws")
-            after, captured, fill, draws = (values.pop(key, None) for key in keys)
+            lists = (values.pop(key, ast.Tuple([])) for key in ("windows", "blocks", "runs", "together", "waves"))
+            windows, blocks, runs, together, waves = (_items(given, line) for given in lists)
+            keys = ("after", "captured", "fill", "draws", "again")
+            after, captured, fill, draws, again = (values.pop(key, None) for key in keys)
             if list(values) == ["step", "sweep", "certify", "once"]:
                 step, sweep, certify, once = map(number, values.values())
                 return Costs(
@@ -137,6 +145,10 @@ def _costs(text: str, line: int) -> Costs:
                     None if captured is None else number(captured),
                     0.0 if fill is None else number(fill),
                     0.0 if draws is None else number(draws),
+                    None if again is None else number(again),
+                    tuple(_run(r, line) for r in runs),
+                    tuple(_at_once(t, line) for t in together),
+                    tuple(_window(w, line) for w in waves),
                 )
     raise Unreadable("not a costs", line)
 
@@ -145,6 +157,20 @@ def _items(tree: ast.expr, line: int) -> list[ast.expr]:
     if isinstance(tree, ast.Tuple):
         return tree.elts
     raise Unreadable("not a costs", line)
+
+
+def _run(tree: ast.expr, line: int) -> tuple[int, int, float]:
+    match tree:
+        case ast.Tuple(elts=[run, blocks, seconds]):
+            return integer(run), integer(blocks), number(seconds)
+    raise Unreadable("not the cost of a sweep in runs", line)
+
+
+def _at_once(tree: ast.expr, line: int) -> tuple[tuple[int, ...], float, float]:
+    match tree:
+        case ast.Tuple(elts=[ast.Tuple(elts=blocks), two, all_]):
+            return tuple(map(integer, blocks)), number(two), number(all_)
+    raise Unreadable("not the cost of blocks that are computed together", line)
 
 
 def _window(tree: ast.expr, line: int) -> tuple[int, float]:
@@ -194,8 +220,20 @@ def _alternative(tree: ast.stmt) -> Alternative:
                     ("seconds", seconds),
                     ("reference", reference_),
                     ("measured", ast.Constant(value=bool(measured))),
+                    *more,
                 ):
-                    return Alternative(string(change), integer(sweeps), number(seconds), number(reference_), measured)
+                    numbers = (integer(sweeps), number(seconds), number(reference_))
+                    return Alternative(string(change), *numbers, measured, _elsewhere(more, tree))
+    raise Unreadable("not an alternative", tree)
+
+
+def _elsewhere(more: list[tuple[str, ast.expr]], tree: ast.stmt) -> Schedule | None:
+    """The schedule of an alternative, where it is another than jacobi as it was run."""
+    match more:
+        case []:
+            return None
+        case [("schedule", name)]:
+            return _schedule(string(name), tree.lineno)
     raise Unreadable("not an alternative", tree)
 
 

@@ -18,8 +18,8 @@ PATIENCE = 2
 """Times the limit: after so many variants have been compiled on first use, further ones are not."""
 
 V = TypeVar("V")
-FullKey: TypeAlias = tuple[Key, Hashable, tuple[bool, ...]]
-"""Arguments, settings, and which modules are in training."""
+FullKey: TypeAlias = tuple[Key, tuple[str, ...], Hashable, tuple[bool, ...]]
+"""Arguments, the order of further keywords, settings, and which modules are in training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Variants(Generic[V]):
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[FullKey, list[Tensor]]:
         key, tensors = key_of(args, kwargs)
-        return (key, ambient(), training_flags(self._modules)), tensors
+        return (key, self.parameters.order(kwargs), ambient(), training_flags(self._modules)), tensors
 
     def _new(self, key: FullKey, call: Arguments, asked: bool) -> V | str:
         """Compile a variant, unless there have been too many; or why there is none."""

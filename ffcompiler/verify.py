@@ -24,6 +24,7 @@ from .rules_graph import (
 from .rules_loop import (
     blocks_hand_on_their_own_values,
     blocks_have_families,
+    blocks_together_are_alike,
     body_returns_the_carry,
     carry_begins_with_its_type,
     checks_look_at_booleans,
@@ -102,7 +103,9 @@ def _is_constant(leaf: Leaf) -> bool:
 
 def schedule_has_its_block(subject: Subject) -> Iterator[Fault]:
     """GS-Jacobi, Jacobi-GS and sliding have a block size of at least 1; the others have none."""
-    for schedule in (subject.plan.schedule, *(candidate.schedule for candidate in subject.plan.candidates)):
+    plan = subject.plan
+    elsewhere = (one.schedule for one in plan.alternatives if one.schedule is not None)
+    for schedule in (plan.schedule, *(candidate.schedule for candidate in plan.candidates), *elsewhere):
         if not _block_fits(schedule):
             yield Fault(f"the schedule {schedule} has block {schedule.block}", "e.g. jacobi, or sliding(16)")
 
@@ -116,18 +119,20 @@ def _block_fits(schedule: Schedule) -> bool:
 def schedule_has_its_system(subject: Subject) -> Iterator[Fault]:
     """A schedule other than sequential needs a system, and one that has the order or the windows that it asks for.
 
-    A repeated map has no blocks for any but Jacobi; only the blocks of a chain can run in order inside a sweep, which
-    leaves no residual to hold against a tolerance. The blocks of chains and recurrences are computed whole.
+    A repeated map has no blocks for any but Jacobi. Blocks in runs leave a residual to hold against a tolerance only
+    where each reads the one before it alone, and windows keep nothing of them (docs/runs.md). The blocks of chains and
+    recurrences are computed whole.
     """
     schedule, system = subject.plan.schedule, subject.plan.system
     if schedule.method is not Method.SEQUENTIAL and system is None:
         yield Fault(f"{schedule} is scheduled and there is no triangular system", "run it sequentially")
     if isinstance(system, RepeatedMap) and schedule not in (Schedule(Method.SEQUENTIAL), Schedule(Method.JACOBI)):
         yield Fault(f"{schedule} is scheduled for a repeated map", "jacobi or sequential")
-    if schedule.method is Method.JACOBI_GS and not isinstance(system, Chain):
-        yield Fault(f"{schedule} is scheduled and there is no chain of blocks", "e.g. gs-jacobi(16)")
-    if schedule.method is Method.JACOBI_GS and not isinstance(subject.plan.equality, Bits):
+    in_runs = schedule.method is Method.JACOBI_GS
+    if in_runs and not isinstance(system, Recurrence) and not isinstance(subject.plan.equality, Bits):
         yield Fault(f"{schedule} is scheduled under {subject.plan.equality}", "jacobi, or bits")
+    if in_runs and schedule.windows:
+        yield Fault(f"{schedule} is scheduled", "the same without windows")
     if schedule.windows and isinstance(system, Chain | Recurrence):
         yield Fault(f"{schedule} is scheduled and there is no array", "the same without windows")
 
@@ -153,8 +158,11 @@ def figures_are_finite(subject: Subject) -> Iterator[Fault]:
     costs = subject.plan.costs
     if costs and not all(map(_is_figure, _single(costs))):
         yield Fault(f"the costs are {costs}", "measure again")
-    if costs and not _rising(costs.windows):
-        yield Fault(f"the costs of windows are {costs.windows}", "measure again, for rising numbers of blocks")
+    for known in (costs.windows, costs.waves) if costs else ():
+        if not _rising(known):
+            yield Fault(f"the costs of windows are {known}", "measure again, for rising numbers of blocks")
+    if costs and not all(_rising(tuple(known)) for known in _by_run(costs).values()):
+        yield Fault(f"the costs of runs are {costs.runs}", "measure again, for rising numbers of blocks")
     if subject.plan.align < 1:
         yield Fault(f"windows are aligned to {subject.plan.align}", "align them to 1 or more")
     for candidate in subject.plan.candidates:
@@ -173,7 +181,17 @@ def figures_are_finite(subject: Subject) -> Iterator[Fault]:
 def _single(costs: Costs) -> tuple[float, ...]:
     """The figures of costs, but for windows."""
     sweeps = (costs.step, costs.sweep, costs.certify, costs.fill)
-    return (*sweeps, costs.once, costs.after, costs.captured or 0.0, costs.draws, *costs.blocks)
+    together = (seconds for _, *both in costs.together for seconds in both)
+    others = (costs.once, costs.after, costs.captured or 0.0, costs.draws, costs.again or 0.0)
+    return (*sweeps, *others, *costs.blocks, *together)
+
+
+def _by_run(costs: Costs) -> dict[int, list[tuple[int, float]]]:
+    """Blocks and seconds of sweeps, by the blocks in a run."""
+    found: dict[int, list[tuple[int, float]]] = {}
+    for run, blocks, seconds in costs.runs:
+        found.setdefault(run, []).append((blocks, seconds))
+    return found
 
 
 def _rising(windows: tuple[tuple[int, float], ...]) -> bool:
@@ -250,6 +268,7 @@ RULES: tuple[Rule, ...] = (
     tail_gives_the_written_part,
     blocks_hand_on_their_own_values,
     blocks_have_families,
+    blocks_together_are_alike,
     results_exist,
     schedule_has_its_block,
     schedule_has_its_system,

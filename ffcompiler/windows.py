@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from .graph import Arg, Node, Ref, TensorType
 
@@ -130,6 +130,9 @@ class Footprint:
 
 class Windows(Protocol):
     """The windows of one triangular system."""
+
+    executors: dict[Any, Any]
+    """What was made to compute them, by where and how: whoever has the proof finds it."""
 
     @property
     def layout(self) -> Layout: ...

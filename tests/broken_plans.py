@@ -49,6 +49,9 @@ assert isinstance(RNN_PROGRAM.loop, Loop)
 RNN_LOOP = RNN_PROGRAM.loop
 
 
+ELSEWHERE = Alternative("a batch 4 times as large", 3, 0.5, 1.0, schedule=Schedule(Method.SLIDING))
+
+
 def program(**changes: Any) -> Plan:
     return replace(MADE, program=replace(MADE_PROGRAM, **changes))
 
@@ -237,6 +240,11 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("blocks_have_families", lambda: blocks(families=(1, 0, 1, 1))),
     ("blocks_have_families", lambda: blocks(joints=(4,))),
     ("blocks_have_families", lambda: blocks(joints=(1, 1))),
+    ("blocks_together_are_alike", lambda: blocks(together=((0, 1),))),
+    ("blocks_together_are_alike", lambda: blocks(together=((2, 3),))),
+    ("blocks_together_are_alike", lambda: blocks(together=((0,),))),
+    ("blocks_together_are_alike", lambda: blocks(together=((0, 9),))),
+    ("blocks_together_are_alike", lambda: blocks(together=((),))),
     ("results_exist", lambda: _result(Leaf("out", "nowhere", f32(4, 12)))),
     ("results_exist", lambda: _result(Leaf("out", "s5", f32(4, 24)))),
     ("results_exist", lambda: _result(Leaf("out", "z1", f32(4, 11)))),
@@ -247,13 +255,15 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.GROWING))),
     ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.JACOBI, 4))),
     ("schedule_has_its_block", lambda: replace(MADE, candidates=(Candidate(Schedule(Method.SLIDING), 1.0, 1, ""),))),
+    ("schedule_has_its_block", lambda: replace(MADE, alternatives=(ELSEWHERE,))),
     ("schedule_has_its_system", lambda: replace(RECURRENCE, schedule=SLIDING)),
     ("schedule_has_its_system", lambda: replace(REPEATED, schedule=SLIDING)),
     ("schedule_has_its_system", lambda: replace(REPEATED, schedule=Schedule(Method.JACOBI, windows=True))),
     ("schedule_has_its_system", lambda: replace(UNROLLED, schedule=Schedule(Method.JACOBI, windows=True))),
     ("schedule_has_its_system", lambda: replace(NO_PROGRAM, schedule=Schedule(Method.GAUSS_SEIDEL))),
     ("schedule_has_its_system", lambda: replace(STRAIGHT, schedule=Schedule(Method.JACOBI))),
-    ("schedule_has_its_system", lambda: replace(MADE, schedule=Schedule(Method.JACOBI_GS, 2))),
+    ("schedule_has_its_system", lambda: replace(MADE, schedule=Schedule(Method.JACOBI_GS, 2, windows=True))),
+    ("schedule_has_its_system", lambda: replace(MADE, schedule=Schedule(Method.JACOBI_GS, 2), equality=Tolerance(0.0, 1e-6))),
     ("schedule_has_its_system", lambda: replace(CHAIN, schedule=Schedule(Method.JACOBI, windows=True))),
     ("schedule_has_its_system", lambda: replace(CHAIN, equality=Tolerance(0.0, 0.0))),
     ("schedule_has_its_block", lambda: replace(CHAIN, schedule=Schedule(Method.JACOBI_GS))),
@@ -271,6 +281,9 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("figures_are_finite", lambda: replace(MADE, alternatives=(Alternative("", 1, float("nan"), 1.0),))),
     ("figures_are_finite", lambda: replace(MADE, costs=Costs(1.0, 1.0, 1.0, 0.0, ((4, 1.0), (4, 2.0))))),
     ("figures_are_finite", lambda: replace(MADE, costs=Costs(1.0, 1.0, 1.0, 0.0, ((4, -1.0),)))),
+    ("figures_are_finite", lambda: replace(MADE, costs=Costs(1.0, 1.0, 1.0, 0.0, again=-1.0))),
+    ("figures_are_finite", lambda: replace(MADE, costs=Costs(1.0, 1.0, 1.0, 0.0, runs=((4, 8, 1.0), (4, 8, 2.0))))),
+    ("figures_are_finite", lambda: replace(MADE, costs=Costs(1.0, 1.0, 1.0, 0.0, runs=((4, 8, -1.0),)))),
     ("premises_name_values", lambda: replace(MADE, premises=(FINITE,))),
     ("premises_name_values", lambda: replace(MADE, premises=(ZeroPattern("w1", 5, 4, "00" * 32),))),
     ("premises_name_values", lambda: replace(MADE, premises=(ZeroPattern("w1", 4, 5, "00" * 31 + "0A"),))),

@@ -148,6 +148,24 @@ def allocated_ahead() -> Program:
     return run, (randn(T, 5),)
 
 
+def half_each() -> Program:
+    """Both loops fill a half of one array, which was allocated before them without values."""
+
+    def run(x: Tensor) -> Tensor:
+        both = torch.empty(2, T, 5)
+        h = torch.zeros(5)
+        for t in range(T):
+            h = torch.sin(h + x[t])
+            both[0, t] = h
+        h = torch.zeros(5)
+        for t in reversed(range(T)):
+            h = torch.cos(h * 0.5 + x[t])
+            both[1, t] = h
+        return both
+
+    return run, (randn(T, 5),)
+
+
 def two_marked() -> Program:
     def run(x: Tensor) -> Tensor:
         h = ffc.fori_loop(0, T, lambda t, h: torch.tanh(h + x[t]), torch.zeros(5))
@@ -165,6 +183,7 @@ ROWS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "drawing": (drawing, ("Recurrence", "Recurrence")),
     "in_place": (in_place, ("ArrayLoop", "ArrayLoop")),
     "sample_and_score": (sample_and_score, ("ArrayLoop", "Recurrence")),
+    "half_each": (half_each, ("Recurrence", "Recurrence")),
     "allocated_ahead": (allocated_ahead, ("Recurrence", "Recurrence")),
     "two_marked": (two_marked, ("Recurrence", "Recurrence")),
 }

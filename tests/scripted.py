@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ffcompiler.plan import Costs
 from ffcompiler.runtime.guard import Handover
+from ffcompiler.runtime.runs import ALONE, Runs
+from ffcompiler.runtime.watch import Watch, look
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,14 @@ class World:
     def captured_rest(self, done: int) -> float:
         return (sum(self.heavy[done:]) if self.heavy else self.captured * (self.blocks - done)) + self.epilogue
 
-    def sweep(self, lo: int, hi: int, kind: str, by_width: bool) -> float:
-        """Seconds of one sweep."""
+    def sweep(self, lo: int, hi: int, kind: str, by_width: bool, run: int = 1) -> float:
+        """Seconds of one sweep; in runs, a call for each block of a run."""
         if self.heavy:
             return self.wide * sum(self.heavy[lo:hi]) / sum(self.heavy)
+        if run > 1 and by_width:
+            return min(run, hi - lo) * self.sweep(0, -(-(hi - lo) // run), kind, by_width)
+        if run > 1:
+            return min(run, self.blocks) * self.certify
         if by_width or kind == "window":
             return self.narrow + (self.wide - self.narrow) * (hi - lo) / self.blocks
         return {"certify": self.certify, "fill": self.fill, "solve": self.wide}[kind]
@@ -73,6 +79,7 @@ class World:
             self.captured,
             self.fill,
             self.draws,
+            self.prologue,
         )
 
 
@@ -91,9 +98,12 @@ class Scripted:
     levels: tuple[int, ...] = ()
     order: tuple[int, ...] = ()
     windowed: Any = None
+    runs: Runs = ALONE
     fails: tuple[int, str] | None = None
+    operators: int = 7  # of a sweep, all alike, with a look at the watch between them
     made: list[tuple[int, int, str]] = field(default_factory=list)
     right: int = 0
+    share: float = 0.0  # how far the last sweep has come
 
     @property
     def answer(self) -> Tensor:
@@ -111,20 +121,33 @@ class Scripted:
     def write(self, state: tuple[Tensor], lo: int, hi: int, values: tuple[Tensor, ...]) -> None:
         state[0][lo:hi] = values[0]
 
-    def update(self, env: Any, state: Any, lo: int, hi: int, exact: bool) -> tuple[tuple[Tensor], list[Tensor]]:
-        return self._sweep(state[0], lo, hi, "certify" if exact else "solve"), [torch.zeros(1)]
+    def update(
+        self, env: Any, state: Any, lo: int, hi: int, exact: bool, watch: Watch | None = None
+    ) -> tuple[tuple[Tensor], list[Tensor]]:
+        return self._sweep(state[0], lo, hi, "certify" if exact else "solve", (lo, hi), watch), [torch.zeros(1)]
 
-    def window(self, env: Any, workspace: Any, state: Any, lo: int, hi: int) -> tuple[Tensor]:
-        kind = "window" if any(made[2] == "fill" for made in self.made) else "fill"
-        return self._sweep(state[0], lo, hi, kind, self.windowed.low)
+    def window(
+        self, env: Any, workspace: Any, state: Any, lo: int, hi: int, watch: Watch | None = None
+    ) -> tuple[Tensor]:
+        if any(made[2] == "fill" for made in self.made):
+            low, high = self.windowed.refreshed
+            assert low <= lo and hi <= high, "buffers are not brought up to date where the sweep reads them"
+            return self._sweep(state[0], lo, hi, "window", (low, high), watch)
+        return self._sweep(state[0], lo, hi, "fill", (lo, hi), watch)
 
-    def _sweep(self, old: Tensor, lo: int, hi: int, kind: str, low: int | None = None) -> tuple[Tensor]:
+    def _sweep(
+        self, old: Tensor, lo: int, hi: int, kind: str, paid: tuple[int, int], watch: Watch | None
+    ) -> tuple[Tensor]:
         """As far as the script says, and what final blocks make final; the others are far off, and move.
 
-        ``low``: from where buffers are brought up to date, which is paid for too.
+        ``paid``: the blocks that it costs. Buffers are brought up to date in more than are in play.
         """
         sweep = len(self.made)
-        self.made.append((lo if low is None else low, hi, kind))
+        self.made.append((*paid, kind))
+        for k in range(self.operators):
+            self.share = (k + 1) / self.operators
+            if k + 1 < self.operators:
+                look(watch)
         if self.fails == (sweep, "raises"):
             raise IndexError("out of range in an unconverged state")
         answer = self.answer + (0.0 if self.exact or kind == "certify" else 0.5)
@@ -139,10 +162,13 @@ class Scripted:
     def failed(self, values: list[Tensor]) -> str:
         return "a premise"
 
+    def unmoved(self, lo: int, hi: int, compared: int) -> int:
+        return lo + compared
+
     def final(self, known: int, computed: int) -> int:
         if self.levels and known < self.blocks:
             return min(self.levels[bisect_right(self.levels, known)], computed)
-        return min(known + 1, computed)
+        return self.runs.end(known, computed)
 
     def steps_done(self, blocks: int) -> int:
         if not self.order or blocks == self.blocks:
@@ -150,21 +176,44 @@ class Scripted:
         return min(self.order[blocks:])
 
 
+@dataclass
 class Buffers:
-    """What the solve loop asks of windows, without any."""
+    """What the solve loop asks of windows, without any: each takes ``price`` seconds when it is first made."""
 
-    low = 0
+    price: float = 0.0
+    parts: int = 5  # of the making of a window, with a look at the watch after each
+    known: set[tuple[int, int]] = field(default_factory=set)
+    making: float = 0.0
+    spent: float = 0.0
+    refreshed: tuple[int, int] = (0, 0)
+    used: list[tuple[int, int]] = field(default_factory=list)
+
+    def fresh(self) -> Buffers:
+        return Buffers(self.price, self.parts)
 
     def quantum(self, schedule: Any) -> int:
         return 1
 
-    def prepare(self, workspace: Any, lo: int, hi: int) -> None: ...
+    def bound(self, window: tuple[int, int]) -> bool:
+        return window in self.known
 
-    def begin(self, env: Any, state: Any) -> object:
-        return object()
+    def windows(self) -> list[tuple[int, int]]:
+        return list(self.known)
 
-    def refresh(self, workspace: Any, state: Any, lo: int, hi: int) -> None:
-        self.low = lo
+    def prepare(self, workspace: Any, lo: int, hi: int, watch: Watch | None = None) -> None:
+        assert (lo, hi) not in self.known, "it is made once"
+        for _ in range(self.parts):
+            self.spent += self.price / self.parts
+            look(watch)
+        self.known.add((lo, hi))
+
+    def begin(self, env: Any, state: Any, watch: Watch | None = None) -> Buffers:
+        return self
+
+    def refresh(self, workspace: Any, state: Any, lo: int, hi: int, watch: Watch | None = None) -> None:
+        assert (lo, hi) in self.known, "a sweep is begun before its window is paid for"
+        self.refreshed = lo, hi
+        self.used.append((lo, hi))
 
     def end(self, workspace: Any) -> None: ...
 
@@ -181,31 +230,54 @@ class Reached:
 
 @dataclass
 class Stopwatch:
-    """A clock that shows, after each sweep of ``system``, what it costs in ``world``: ``factors[k]`` times that."""
+    """A clock that shows what the sweeps of ``system`` have cost in ``world``, the k-th ``factors[k]`` times that.
+
+    And what it took to make its windows.
+    """
 
     world: World
     system: Scripted
     factors: Sequence[float]
-    now: float = 0.0
-    inside: bool = False
+    over: int = 0  # sweeps, and their seconds
+    before: float = 0.0
 
     def __call__(self) -> float:
-        if self.inside and self.system.made:
-            k = len(self.system.made) - 1
-            self.now += self.price(k) * self.factor(k)
-        self.inside = not self.inside
-        return self.now
+        last = len(self.system.made) - 1
+        while self.over < last:
+            self.before += self.taken(self.over)
+            self.over += 1
+        return self.before + (self.taken(last) if last >= 0 else 0.0) + self.making
+
+    def taken(self, k: int) -> float:
+        """Seconds in a sweep so far."""
+        share = self.system.share if k + 1 == len(self.system.made) else 1.0
+        return share * self.price(k) * self.factor(k)
+
+    def counted(self, k: int) -> float:
+        """What is to be charged for a sweep: not delays, up to eight times what it costs."""
+        return self.price(k) + max(self.taken(k) - 8.0 * self.price(k), 0.0)
+
+    @property
+    def making(self) -> float:
+        return self.system.windowed.spent if self.system.windowed is not None else 0.0
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the operator after which the last look was, or of a part of a window's making."""
+        k = len(self.system.made) - 1
+        part = self.system.windowed.price / self.system.windowed.parts if self.system.windowed is not None else 0.0
+        return max(part, self.price(k) * self.factor(k) / self.system.operators)
 
     def price(self, k: int) -> float:
-        return self.world.sweep(*self.system.made[k], self.system.priced_by_width)
+        return self.world.sweep(*self.system.made[k], self.system.priced_by_width, self.system.runs.size)
 
     def factor(self, k: int) -> float:
         return self.factors[k % len(self.factors)]
 
     @property
     def total(self) -> float:
-        """What all sweeps so far have cost, without delays."""
-        return sum(map(self.price, range(len(self.system.made))))
+        """What all sweeps so far have cost, and the windows made for them."""
+        return sum(map(self.counted, range(len(self.system.made)))) + self.making
 
 
 @dataclass

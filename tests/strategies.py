@@ -112,6 +112,7 @@ programs = st.builds(
     epilogue=graphs,
     result=st.builds(Result, tuples_of(leaves), texts),
 )
+RUNS: list[tuple[tuple[int, int, float], ...]] = [(), ((4, 4, 0.5), (4, 16, 0.75), (8, 16, 0.5))]
 array_programs = st.builds(
     lambda region, graph: replace(MADE.program, loop=replace(MADE_LOOP, write=region, tail=graph)), regions, graphs
 )
@@ -124,6 +125,6 @@ plans = st.builds(
     tuples_of(premises),
     st.none() | texts,
     texts,
-    st.none() | st.builds(Costs, floats, floats, floats, floats),
+    st.none() | st.builds(Costs, floats, floats, floats, floats, again=st.none() | floats, runs=st.sampled_from(RUNS)),
     tuples_of(st.builds(Candidate, schedules, floats, longs, texts)),
 )

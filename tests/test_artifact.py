@@ -464,3 +464,15 @@ def test_the_manifest_is_plain_json(tiny: bytes) -> None:
     manifest = json.loads(members(tiny)[MANIFEST])
     assert "format" in json.dumps(manifest)
     assert tensors([torch.ones(1)])
+
+
+def test_an_artifact_is_called_in_the_modes_that_it_was_compiled_for(tiny: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.ffc").write_bytes(tiny)
+    again = ffc.load(tmp_path / "a.ffc")
+    again(randn(1, 2))
+    for modes, says in (
+        (torch.autocast("cpu", torch.bfloat16), "autocast on cpu was None, is torch.bfloat16"),
+        (torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), "the kernels of scaled dot products"),
+    ):
+        with modes, pytest.raises(ffc.SignatureError, match=says):
+            again(randn(1, 2))

@@ -20,7 +20,7 @@ import torch
 from plans import ALL, MADE, RECURRENCE, TWO_PARTS
 
 import ffcompiler as ffc
-from ffcompiler import cache, circumstances, doctor, driver
+from ffcompiler import cache, circumstances, deciding, doctor
 from ffcompiler.cache import Asked, Circumstances, PlanCache, plan_cache, usual_folder
 from ffcompiler.cli import main
 from ffcompiler.plan import Candidate, Costs, Method, Plan, Schedule, Tolerance
@@ -130,6 +130,7 @@ OTHERS: dict[str, Asked] = {
     "device": Asked(replace(ASKED.plan, device="cuda"), NOW),
     "premises": Asked(replace(ASKED.plan, premises=ASKED.plan.premises[1:]), NOW),
     "align": Asked(replace(ASKED.plan, align=16), NOW),
+    "padded": Asked(replace(ASKED.plan, padded=True), NOW),
     "refusal": Asked(replace(ASKED.plan, refusal="no"), NOW),
     "rest": Asked(replace(ASKED.plan, rest=undecided(RECURRENCE)), NOW),
     "options": Asked(ASKED.plan, replace(NOW, options=(("wanted", "jacobi"),))),
@@ -488,7 +489,7 @@ def test_the_second_compilation_measures_nothing_and_gives_the_same_plan(
     def measure(*_: object) -> None:
         raise AssertionError("it is measured again")
 
-    monkeypatch.setattr(driver, "calibrate", measure)
+    monkeypatch.setattr(deciding, "calibrate", measure)
     second = compiled(model, **options)
     assert second.measured is not None
     assert second.plan == first.plan

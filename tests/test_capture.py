@@ -16,6 +16,7 @@ from test_catalogue import assert_same
 from torch import Tensor
 
 import ffcompiler as ffc
+from ffcompiler.runtime.guard import Handover
 
 LOWER = torch.ones(6, 6).triu(1)
 COUNTER = [0]
@@ -194,7 +195,7 @@ def _allclose(u: Tensor) -> Tensor:
 CAPTURE_REFUSALS: list[tuple[str, Callable[[Tensor], Any], tuple[str, ...]]] = [
     ("item", _item, ("Python number", HERE)),
     ("item_in_the_body", looped(_item_in_the_body), ("Python number", HERE)),
-    ("counter", looped(_counter), ("used the number", HERE)),
+    ("counter", looped(_counter), ("each call of the function leaves something else in 0 of list",)),
     ("python_random", looped(_python_random), ("used the number", HERE)),
     ("numpy_random", looped(_numpy_random), ("used the number", HERE)),
     ("first_step_differs", looped(_first_step_differs), ("step 1", HERE)),
@@ -465,3 +466,192 @@ def test_compiling_in_inference_mode_is_refused_with_what_to_do() -> None:
         compiled = ffc.compile(function, args)
         assert compiled.plan.refusal is not None and "compile outside of it" in compiled.plan.refusal
         assert_same(compiled(*args), function(*args))
+
+
+# ---------------------------------------------------------------------------------- what a function keeps to itself
+
+
+class Streaming(torch.nn.Module):
+    """Begins each call with the state that the last one left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("h", torch.zeros(2, 4))
+        self.weight = torch.nn.Parameter(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for t in range(x.shape[1]):
+            self.h = torch.tanh(self.h @ self.weight + x[:, t])
+        return self.h
+
+
+def test_a_state_that_goes_from_call_to_call_is_left_by_every_call_and_not_moved_by_compiling() -> None:
+    ours, theirs = Streaming(), Streaming()
+    x = randn(2, 9, 4)
+    with pytest.raises(ffc.CaptureError, match="something else in 'h' of Streaming"):
+        ffc.compile(ours, (x,), schedule="jacobi")
+    compiled = ffc.compile(ours, (x,))
+    assert torch.equal(ours.h, theirs.h)
+    for call in (x, x[:, :5], 2 * x):  # the second one is compiled for on first use
+        with torch.no_grad():
+            assert_same(compiled(call), theirs(call))
+        assert torch.equal(ours.h, theirs.h)
+
+
+class Remembering(torch.nn.Module):
+    """Leaves its last state for whoever wants to see it; loads a table on first use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.h: Tensor | None = None
+        self.table: Tensor | None = None
+        self.loaded = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            self.loaded, self.table = self.loaded + 1, torch.linspace(0.1, 0.9, 4)
+        self.h = torch.zeros(2, 4)
+        for t in range(x.shape[1]):
+            self.h = self.h * self.table + x[:, t]
+        return self.h * 1.0
+
+
+def test_what_is_loaded_once_stays_and_what_is_left_behind_is_told() -> None:
+    module, x = Remembering(), randn(2, 9, 4)
+    compiled = bold(ffc.compile(module, (x,), schedule="jacobi"))
+    assert module.loaded == 1 and module.h is None
+    assert_same(compiled(2 * x), module(2 * x))
+    assert module.loaded == 1
+    told = "\n".join(compiled.explain().why)
+    assert "the function also leaves tensors in 'h' of Remembering" in told
+
+
+def test_a_generator_of_the_users_own_is_as_it_was_after_compiling_and_verifying() -> None:
+    own = torch.Generator()
+
+    def run(x: Tensor) -> Tensor:
+        for _ in range(8):
+            x = torch.tanh(x) + torch.randn(x.shape, generator=own)
+        return x
+
+    before = own.get_state()
+    compiled = ffc.compile(run, (torch.zeros(2, 3),))
+    assert torch.equal(own.get_state(), before)
+    assert compiled.verify(torch.zeros(2, 3)).equal
+    own.manual_seed(3)
+    expected = run(torch.zeros(4, 3))
+    own.manual_seed(3)
+    assert_same(compiled(torch.zeros(4, 3)), expected)
+
+
+COUNT = 0
+
+
+def test_variables_and_entries_are_as_they_were_after_compiling() -> None:
+    seen, log, kinds, calls = {"n": 0}, [1], {1}, 0
+
+    def run(x: Tensor) -> Tensor:
+        global COUNT
+        nonlocal calls
+        COUNT, calls = COUNT + 1, calls + 1
+        seen["n"] += 1
+        log.append(len(log))
+        kinds.add(len(log))
+        for _ in range(8):
+            x = torch.relu(x * 0.5 + 0.1)
+        return x
+
+    compiled = ffc.compile(run, (randn(3, 6),))
+    assert (COUNT, calls, seen, log, kinds) == (0, 0, {"n": 0}, [1], {1})
+    compiled(randn(3, 6))
+    assert (COUNT, calls, seen, log, kinds) == (1, 1, {"n": 1}, [1, 1], {1, 2})
+
+
+@pytest.mark.parametrize("change", [lambda h, x: h.append(x), lambda h, x: h.__setitem__(0, x)], ids=["append", "set"])
+def test_a_function_that_changes_a_container_it_is_given_runs_as_it_is(change: Any) -> None:
+    def run(x: Tensor, given: list[Tensor]) -> Tensor:
+        for _ in range(8):
+            x = torch.relu(x * 0.5 + 0.1)
+        change(given, x)
+        return x * 2
+
+    x, example = randn(3, 6), [torch.zeros(3, 6)]
+    with pytest.raises(ffc.CaptureError, match="changes a list or a dict that it is given"):
+        ffc.compile(run, (x, example), schedule="jacobi")
+    compiled = ffc.compile(run, (x, example))
+    assert len(example) == 1 and not example[0].any()
+    given, expected = [torch.zeros(3, 6)], [torch.zeros(3, 6)]
+    assert_same(compiled(x, given), run(x, expected))
+    assert len(given) == len(expected) and torch.equal(given[-1], expected[-1])
+
+
+def test_a_function_that_does_not_take_other_values_runs_as_it_is() -> None:
+    known = randn(3, 4)
+
+    def run(x: Tensor) -> Tensor:
+        root = torch.linalg.cholesky(torch.eye(4) * (1 - 1e6 * (x - known).abs().sum()))
+        for _ in range(8):
+            x = torch.tanh(x @ root)
+        return x
+
+    with pytest.raises(ffc.CaptureError, match="on other inputs the function raises _LinAlgError"):
+        ffc.compile(run, (known.clone(),), schedule="jacobi")
+    assert_same(ffc.compile(run, (known.clone(),))(known.clone()), run(known))
+
+
+def test_of_a_function_that_takes_near_values_only_near_ones_are_tried() -> None:
+    known = randn(3, 4)
+
+    def run(x: Tensor) -> Tensor:
+        torch.linalg.cholesky(torch.eye(4) * (1.1 - (x - known).abs().max()))
+        for _ in range(8):
+            x = torch.tanh(x @ torch.ones(4, 4))
+        return x
+
+    with pytest.raises(ffc.CaptureError, match=r"linalg_cholesky_ex.* is not among those"):
+        ffc.compile(run, (known.clone(),), schedule="jacobi")
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["a number", "nothing"])
+def test_a_body_that_keeps_a_number_is_not_begun_in_its_middle(keeps: bool) -> None:
+    def run(noise: Tensor) -> Tensor:
+        decay = 1.0
+
+        def body(i: int, x: Tensor) -> Tensor:
+            nonlocal decay
+            decay = decay * 0.9 if keeps else 1.0
+            return written(x, i, torch.tanh(x @ LOWER)[:, i] * decay + noise[:, i])
+
+        return ffc.fori_loop(0, 6, body, torch.zeros_like(noise))
+
+    noise = randn(3, 6)
+    compiled = ffc.compile(run, (noise,), schedule="jacobi")
+    assert compiled.live is not None
+    assert compiled.live.handover(compiled.plan) is (Handover.CAPTURED if keeps else Handover.RESUMED)
+    assert_same(compiled(2 * noise), run(2 * noise))
+
+
+def test_what_comes_after_a_loop_may_refuse_a_state_that_is_not_the_last() -> None:
+    def run(noise: Tensor) -> Tensor:
+        x = looped(plain)(noise)
+        if bool((x == 0).any()):
+            raise ValueError("a position was left out")
+        return x
+
+    noise = randn(3, 6)
+    compiled = bold(ffc.compile(run, (noise,), schedule="jacobi"))
+    assert_same(compiled(2 * noise), run(2 * noise))
+
+
+def test_slices_of_two_are_not_collected_by_halves() -> None:
+    def run(x: Tensor) -> tuple[Tensor, Tensor]:
+        h, left = torch.zeros(3), torch.zeros(3, 12)
+        for i in range(6):
+            h = h * 0.5 + x[:, i]
+            left[:, 2 * i : 2 * i + 2] = torch.stack([torch.relu(h), torch.relu(-h)], 1)
+        return left, h
+
+    compiled = bold(ffc.compile(run, (randn(3, 6).abs(),), schedule="jacobi"))
+    x = -randn(3, 6).abs() - 1
+    for ours, theirs in zip(compiled(x), run(x), strict=True):
+        assert_same(ours, theirs)

@@ -22,6 +22,7 @@ from ffcompiler.schedules import parse_schedule
 from ffcompiler.trees import flatten
 
 SCHEDULES = ["jacobi", "gs-jacobi(3)", "growing(2)", "sliding(3)", "sliding(1)", "gauss-seidel", "wavefront"]
+SCHEDULES += ["jacobi-gs(3)", "jacobi-gs(4)"]
 SCHEDULES += ["sliding(3)+windows", "growing(2)+windows"]
 PARALLEL = [case for case in SYSTEMS.values() if case.parallel]
 

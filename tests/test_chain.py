@@ -29,6 +29,7 @@ from ffcompiler.runtime.chained import make_chained
 from ffcompiler.runtime.equality import same_bits
 from ffcompiler.runtime.record import Ending, RunRecord
 from ffcompiler.runtime.runner import Runner
+from ffcompiler.runtime.runs import Runs
 from ffcompiler.schedules import parse_schedule
 from ffcompiler.text import parse
 from ffcompiler.verify import verify
@@ -294,6 +295,21 @@ def test_a_sweep_that_raises_hands_over() -> None:
     assert equal(result, run(randn(5, 6, seed=4)))
 
 
+def test_an_exception_of_the_function_is_its_own() -> None:
+    """Recorded calls raise other kinds of errors than the function does."""
+    weights, table = unlike(4), randn(3, 6, seed=9)
+
+    def run(x: Tensor, at: Tensor) -> Tensor:
+        for wide, narrow in weights:
+            x = x + torch.tanh(x @ wide) @ narrow + table.index_select(0, at)
+        return x
+
+    compiled = bold(ffc.compile(run, (randn(1, 6), torch.tensor([2])), schedule="jacobi"))
+    for function in (run, compiled):
+        with pytest.raises(IndexError):
+            function(randn(1, 6), torch.tensor([3]))
+
+
 # ---------------------------------------------------------------------------------------------------- blocks
 
 
@@ -505,21 +521,6 @@ def test_a_schedule_that_a_chain_cannot_have_is_refused_by_name(schedule: str, e
         ffc.compile(*NETWORKS["residual"](), schedule=schedule, equality=equality)
 
 
-def test_only_chains_run_blocks_in_order_inside_a_sweep() -> None:
-    weight = torch.ones(6, 6).triu(1)
-
-    def sample(u: Tensor) -> Tensor:
-        def step(i: int, x: Tensor) -> Tensor:
-            x = x.clone()
-            x[:, i] = (torch.tanh(x @ weight) + u)[:, i]
-            return x
-
-        return cast(Tensor, ffc.fori_loop(0, 6, step, torch.zeros_like(u)))
-
-    with pytest.raises(ffc.ScheduleError, match="only the blocks of a chain"):
-        ffc.compile(sample, (randn(3, 6),), schedule="jacobi-gs(2)")
-
-
 # ---------------------------------------------------------------------------------------------------- what is told
 
 
@@ -619,9 +620,8 @@ def test_values_of_overlapping_memory_begin_as_zeros() -> None:
 
 def test_final_blocks_are_those_that_read_final_values() -> None:
     loop = CHAIN.program.loop if CHAIN.program else None
-    schedules = {name: parse_schedule(name) for name in ("jacobi", "jacobi-gs(2)", "jacobi-gs(4)")}
     assert isinstance(loop, Chain)
-    one, two, four = (make_chained(loop, torch.device("cpu"), s) for s in schedules.values() if s is not None)
+    one, two, four = (make_chained(loop, torch.device("cpu"), Runs(size)) for size in (1, 2, 4))
     assert [one.final(known, 4) for known in range(4)] == [2, 3, 3, 4]  # blocks 0 and 1 read none, 2 reads 0
     assert [two.final(known, 4) for known in range(4)] == [2, 3, 4, 4]  # 3 reads 1, and 2, which is of its run
     assert [four.final(known, 4) for known in range(4)] == [4, 4, 4, 4]

@@ -535,17 +535,6 @@ def test_a_test_that_no_other_inputs_go_through_alike_is_refused() -> None:
     assert_same(ffc.compile(run, (x,))(x), run(x))
 
 
-def test_what_python_was_given_unseen_is_not_trusted_on_inputs_that_are_near() -> None:
-    def run(x: Tensor) -> Tensor:
-        rank = sorted(x.flatten().tolist()).index(x.flatten().tolist()[0])
-        return marked(x * rank if x[0, 0, 0] == x.max() else x)
-
-    x = X.clone()
-    x[0, 0, 0] = 4.0
-    with pytest.raises(ffc.CaptureError, match="Python is given values at"):
-        ffc.compile(run, (x,), schedule="jacobi")
-
-
 @pytest.mark.parametrize("name", ["branch_in_marked_steps", "branch_in_a_scan", "branch_before"])
 def test_steps_that_are_confirmed_without_values_are_tested_when_the_program_runs(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -98,6 +98,21 @@ def test_sweeps_of_a_recurrence_are_told_within_a_fifth_for_any_window(rate: flo
     for name in ("jacobi", "sliding(100)", "sliding(25)", "gs-jacobi(100)", "gs-jacobi(50)", "growing(40)"):
         record, shape = really(compiled, name)
         assert expected(name, shape, trace).sweeps == pytest.approx(len(record.sweeps), rel=0.2), name
+    for b in (1, 2, 7, 40, 399):
+        record, shape = really(compiled, f"jacobi-gs({b})")
+        assert abs(expected(f"jacobi-gs({b})", shape, trace).sweeps - len(record.sweeps)) <= (b > 1), b
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 0.95), st.sampled_from([60, 140]), st.integers(1, 40))
+@settings(max_examples=8)
+def test_runs_in_order_are_told_to_a_sweep_from_what_jacobi_did(seed: int, rate: float, n: int, b: int) -> None:
+    w = randn(4, 4, seed=seed)
+    w = w / torch.linalg.matrix_norm(w, 2) * rate
+    loop = lambda x: ffc.fori_loop(0, n, lambda i, h: torch.tanh(h @ w + x[:, i]), x.new_zeros(1, 4))  # noqa: E731
+    compiled = plan_of(loop, (randn(1, n, 4, seed=seed),), ffc.tolerance(1e-5, 1e-5))
+    trace = traced(compiled)
+    record, shape = really(compiled, f"jacobi-gs({b})")
+    assert abs(expected(f"jacobi-gs({b})", shape, trace).sweeps - len(record.sweeps)) <= (b > 1)
 
 
 @pytest.mark.parametrize("name", ["jacobi", "sliding(4)", "gs-jacobi(4)", "sliding(4)+windows"])

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributions as D
 import torch.nn.functional as F
+from systems import bold
 from test_catalogue import assert_same, unguarded
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from ffcompiler.capture.draws import RULES, room
 from ffcompiler.plan import Costs
 from ffcompiler.program import DrawPlace
 from ffcompiler.runtime.draws import make_draws
+from ffcompiler.runtime.equality import same_bits
 from ffcompiler.runtime.record import Ending
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -416,6 +418,40 @@ def test_compiling_leaves_the_generator_as_it_found_it(monkeypatch: pytest.Monke
         ffc.compile(function, (like(),), schedule=schedule)
         assert torch.equal(torch.get_rng_state(), state)
     assert D.Distribution._validate_args, "argument validation is on again"
+
+
+@pytest.mark.parametrize("schedule", ["jacobi", "gauss-seidel"])
+def test_an_exception_of_the_function_leaves_the_generator_where_it_was_raised(schedule: str) -> None:
+    """With some seeds a step looks beyond the end of a table, after which the function draws no more."""
+    table = torch.linspace(0.0, 1.0, 9)
+
+    def function(like: Tensor, scale: Tensor) -> Tensor:
+        def value(p: Tensor, i: int) -> Tensor:
+            return torch.sigmoid(p[:, i]) + table.index_select(0, (torch.rand(BATCH) * scale).long())
+
+        return sampler(value, steps=6)(like)
+
+    compiled = bold(ffc.compile(function, (like(), torch.tensor(8.0)), schedule=schedule))
+    args, raised = (like(), torch.tensor(9.3)), 0
+    for seed in range(12):
+        torch.manual_seed(seed)
+        before, expected = torch.get_rng_state(), outcome(function, *args)
+        state = torch.get_rng_state()
+        torch.set_rng_state(before)
+        got = outcome(compiled, *args)
+        assert torch.equal(torch.get_rng_state(), state), f"the generator is left in another state, seed {seed}"
+        raised += isinstance(expected, str)
+        assert got == expected if isinstance(expected, str) else same_bits(got, expected)
+    assert 0 < raised < 12
+
+
+def outcome(function: Callable[..., Any], *args: Tensor) -> Any:
+    """What a call gives, or the words of what it raises."""
+    try:
+        with torch.no_grad():
+            return function(*args)
+    except IndexError as error:
+        return str(error)
 
 
 def test_a_handover_in_the_middle_goes_on_with_what_was_drawn() -> None:

@@ -51,6 +51,15 @@ def test_a_model_that_moves_to_another_device_is_not_run_with_the_old_plan() -> 
         compiled(noise)
 
 
+@pytest.mark.parametrize(("here", "there"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_plan_says_what_it_would_take_on_the_other_device(here: str, there: str) -> None:
+    torch.ones(1).cuda()
+    function, noise = made_sampler(here), logistic_noise(4, 0).to(here)
+    plan = ffc.compile(function, (noise,), budget=60.0, cache=False).plan
+    (told,) = (one for one in plan.alternatives if one.change == f"on {there}")
+    assert told.seconds > 0.0 and told.reference > 0.0
+
+
 SHARED_OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda x: F.linear(x, _lower(x.shape[-1]).to(x)),
     "linear with bias": lambda x: F.linear(x, _lower(x.shape[-1]).to(x), torch.ones(x.shape[-1]).to(x)),

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from unmarked import randn
 
 import ffcompiler as ffc
-from ffcompiler import driver
+from ffcompiler import deciding
 from ffcompiler.capture import capture
 from ffcompiler.capture.parts import _is_outer
 from ffcompiler.capture.repeats import Footprints, Repeat
@@ -173,7 +173,7 @@ def test_the_budget_is_one_for_all_parts(monkeypatch: pytest.MonkeyPatch) -> Non
         efforts.append(given[-1])
         return calibrate(*given)
 
-    monkeypatch.setattr(driver, "calibrate", watched)
+    monkeypatch.setattr(deciding, "calibrate", watched)
     function, args = stacked_cells()
     ffc.compile(function, args, equality=NEAR, budget=1.0, cache=False)
     assert len(efforts) == 2 and sum(effort.budget for effort in efforts) == pytest.approx(1.0)

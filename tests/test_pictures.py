@@ -153,6 +153,11 @@ def test_what_the_users_code_says_is_escaped():
     assert "script" not in Page(page(plan)).tags
 
 
+def test_the_page_says_what_was_predicted_of_a_candidate_that_was_run():
+    told = replace(plans.MADE.candidates[0], seconds=0.25, predicted=0.125)
+    assert 'class="number">0.125</td>' in page(replace(plans.MADE, candidates=(told,)), None)
+
+
 def test_an_existing_page_is_kept(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("mine")

@@ -31,7 +31,8 @@ from ffcompiler.verify import verify
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SCHEDULES = ["jacobi", "sliding(7)", "gs-jacobi(8)", "growing(3)", "gauss-seidel"]
+SCHEDULES = ["jacobi", "sliding(7)", "gs-jacobi(8)", "growing(3)", "gauss-seidel", "jacobi-gs(1)", "jacobi-gs(7)"]
+SCHEDULES += ["jacobi-gs(2)", "jacobi-gs(100)"]
 EXACT = [case for case in RECURRENCES.values() if case.exact]
 ROUNDING = [case for case in RECURRENCES.values() if not case.exact]
 FINE = ffc.tolerance(1e-6, 1e-6)

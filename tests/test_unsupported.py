@@ -6,6 +6,7 @@ One program for each obstacle that was met in published sequential loops and is 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def item(i: int, x: Tensor, u: Tensor) -> Tensor:
     return written(x, i, (x @ LOWER)[:, i] + u[:, token])
 
 
-@step_obstacle("used the number", "+ row[0] + u[:, i])", "(.tolist(), .numpy())")
+@step_obstacle("becomes a Python number", "row = x[0].tolist()", "keep the decision in tensors")
 def tolist(i: int, x: Tensor, u: Tensor) -> Tensor:
     row = x[0].tolist()
     return written(x, i, (x @ LOWER)[:, i] + row[0] + u[:, i])
@@ -95,7 +96,7 @@ def numpy_random(i: int, x: Tensor, u: Tensor) -> Tensor:
     return written(x, i, (x @ LOWER)[:, i] + u[:, i] * float(np.random.rand()))
 
 
-@step_obstacle("used the number", "float(np.tanh(u.numpy()).max())", "(a counter, numpy, random, a file)")
+@step_obstacle("becomes a Python number", "float(np.tanh(u.numpy()).max())", "keep the decision in tensors")
 def numpy_in_the_loop(i: int, x: Tensor, u: Tensor) -> Tensor:
     return written(x, i, (x @ LOWER)[:, i] + u[:, i] * float(np.tanh(u.numpy()).max()))
 
@@ -212,3 +213,19 @@ def test_with_sequential_the_function_runs_as_it_is_whatever_schedule_is_asked_f
         with torch.no_grad():
             assert_same(got, case.function(u))
         assert record.ending is Ending.SEQUENTIAL and case.what in record.detail
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda f, x: ffc.compile(f, x), "example_args is a Tensor; it is the tuple"),
+        (lambda f, x: ffc.compile(f, (x,), schedule=None), "schedule is None; it is the name of one"),
+        (lambda f, x: ffc.compile(f, (x,), equality=1e-3), "not 0.001"),
+        (lambda f, x: ffc.tolerance(float("nan")), "rtol is nan"),
+        (lambda f, x: ffc.tolerance(1e-6, -1), "atol is -1"),
+        (lambda f, x: ffc.tolerance("1e-6"), "rtol is '1e-6'"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_told(call: Any, says: str) -> None:
+    with pytest.raises(ffc.FFCompilerError, match=re.escape(says)):
+        call(looped(lambda i, x, u: x), torch.zeros(3, 6))

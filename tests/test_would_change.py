@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from plans import MADE, SECOND
+from plans import MADE, REPEATED, SECOND
 from systems import SYSTEMS
 from torch import Tensor
 
@@ -21,11 +22,13 @@ from ffcompiler.would_change import growth, would_change
 from ffcompiler.zoo import char_gru
 
 FASTER = Alternative("equality=ffc.tolerance(0.0, 0.001)", 25, 0.1, 0.3)
+LARGER = Alternative("a batch 4 times as large", 3, 0.5, 0.8, schedule=Schedule(Method.SLIDING, 4))
+UNBEGUN = replace(LARGER, change="a batch 16 times as large", sweeps=0)
 SLOWER = Alternative("a state of 256 levels, as 8-bit pixels have", 1, 0.9, 0.3)
 
 
 def moves(changes: tuple[float, ...], enough: int = 100, whole: bool = True) -> Moves:
-    return Moves(changes, 0.5, enough, whole, 2.0)
+    return Moves(changes, 0.5, enough, whole)
 
 
 # ---------------------------------------------------------------------------------------------------- from a run
@@ -59,6 +62,11 @@ def test_blocks_that_are_final_whatever_they_read_say_nothing_of_convergence() -
 # ---------------------------------------------------------------------------------------------------- as it is told
 
 
+def demands(plan: Plan) -> tuple[Alternative, ...]:
+    """What other demands would give here."""
+    return tuple(one for one in plan.alternatives if one.schedule is None)
+
+
 def lines(plan: Plan) -> str:
     return "\n".join(would_change(plan))
 
@@ -85,6 +93,8 @@ def test_an_exponent_is_told_with_its_meaning() -> None:
     growing = growth(replace(MADE, convergence=Convergence(lyapunov=math.log(2))))
     assert "grows 2x with every step" in growing and growing.startswith("no tolerance")
     assert growth(replace(MADE, convergence=Convergence(lyapunov=-1.0), alternatives=(FASTER,))) == ""
+    cut = replace(FASTER, measured=False)
+    assert growth(replace(MADE, convergence=Convergence(lyapunov=1.0), alternatives=(cut,))).startswith("no tolerance")
 
 
 def test_what_the_guard_may_end_is_told_as_such() -> None:
@@ -116,24 +126,67 @@ def test_where_errors_grow_no_length_and_no_tolerance_is_held_out() -> None:
     assert "no tolerance and no length" in text and "a longer sequence" not in text and "looser" not in text
 
 
-def test_another_batch_and_device_are_named_with_what_a_sweep_costs_here() -> None:
+def test_another_batch_is_told_as_it_is_predicted_and_how_to_measure_it() -> None:
+    assert "another batch: Compiled.warm compiles for arguments of that size, and measures\n" in lines(MADE) + "\n"
+    text = lines(replace(MADE, alternatives=(LARGER, UNBEGUN)))
+    assert "a batch 4 times as large: sliding(4), 3 sweeps, 0.5 s against 0.8 s: 1.6x the reference's speed" in text
+    assert "a batch 16 times as large: sequential (0.8 s), the guard would begin no sweep of sliding(4)" in text
+    assert "a tolerance: sweeps stop earlier" in text and "predicted are copies of the example" in text
+    slower = lines(replace(MADE, alternatives=(replace(LARGER, seconds=0.9),)))
+    assert "0.9 s against 0.8 s: sequential" in slower
+
+
+def test_a_faster_batch_is_no_reason_to_be_silent_about_errors() -> None:
+    assert growth(replace(MADE, convergence=Convergence(lyapunov=-1.0), alternatives=(LARGER,))) != ""
+
+
+def test_for_another_device_it_is_counted_what_a_sweep_may_cost_there() -> None:
     assert MADE.costs is not None and MADE.system is not None
     steps = MADE.costs.sweep / MADE.costs.step
-    assert (
-        "another batch size or device: compile for it, the costs are measured there (here a sweep over all "
-        in lines(MADE)
+    here = f"here a sweep over all {MADE.system.blocks} blocks costs as much as {steps:.3g} steps"
+    assert f"another device: compile there, the costs are measured on it ({here})" in lines(MADE)
+    counted = lines(replace(MADE, convergence=Convergence((3, 5))))
+    assert "another device: jacobi takes 5 sweeps in place of 12 steps, and gains where one costs less than" in counted
+    assert f"less than 2.4 steps; {here}" in counted
+    assert "jacobi takes about 5 sweeps" in lines(replace(MADE, convergence=Convergence((5,), cut=True)))
+    assert "no device: jacobi takes as many sweeps as there are steps" in lines(
+        replace(MADE, convergence=Convergence((12,)))
     )
-    assert f"{MADE.system.blocks} blocks costs as much as {steps:.3g} steps)" in lines(MADE)
+
+
+def test_what_was_measured_on_another_device_stands_beside_what_is_counted() -> None:
+    text = lines(replace(MADE, alternatives=(replace(LARGER, change="on cuda"),)))
+    assert "on cuda: sliding(4), 3 sweeps, 0.5 s against 0.8 s: 1.6x the reference's speed\nanother device:" in text
+
+
+def test_it_reads_as_expected(golden: Any) -> None:
+    elsewhere = (LARGER, UNBEGUN, replace(LARGER, change="on cuda", seconds=0.02))
+    repeated = replace(REPEATED, equality=MADE.equality, convergence=Convergence((4, 6)), alternatives=(FASTER,))
+    told = {
+        "an array loop": replace(MADE, alternatives=(FASTER, SLOWER, *elsewhere), convergence=Convergence((3,))),
+        "a recurrence": replace(recurrence(-1.0, 3), alternatives=(replace(FASTER, measured=False), LARGER)),
+        "a chaotic recurrence": recurrence(0.5, 3),
+        "a repeated map": repeated,
+        "a repeated map that does not repeat": replace(repeated, convergence=Convergence((9,)), alternatives=()),
+    }
+    blocks = ["\n".join([name, *(f"  {line}" for line in would_change(plan))]) for name, plan in told.items()]
+    assert golden == "\n\n".join(blocks)
 
 
 def test_alternatives_stand_in_the_text_and_in_files_of_a_plan() -> None:
-    plan = replace(MADE, alternatives=(FASTER, replace(SLOWER, change='it\'s "so"', measured=False)))
+    windowed = replace(LARGER, schedule=Schedule(Method.SLIDING, 4, windows=True))
+    plan = replace(MADE, alternatives=(FASTER, replace(SLOWER, change='it\'s "so"', measured=False), windowed))
     assert parse(str(plan)) == plan and decode(encode(plan), Plan) == plan
     assert explain(plan).would_change == tuple(would_change(plan))
 
 
 @pytest.mark.parametrize(
-    "line", ["alternative('x')", "alternative('x', sweeps=1, seconds=1.0, reference=1.0, measured=1)"]
+    "line",
+    [
+        "alternative('x')",
+        "alternative('x', sweeps=1, seconds=1.0, reference=1.0, measured=1)",
+        "alternative('x', sweeps=1, seconds=1.0, reference=1.0, measured=True, where='y')",
+    ],
 )
 def test_text_that_is_no_alternative_is_refused(line: str) -> None:
     text = str(replace(MADE, alternatives=(FASTER,))).replace(str(FASTER), line)
@@ -147,19 +200,19 @@ def test_text_that_is_no_alternative_is_refused(line: str) -> None:
 def test_an_array_loop_is_told_what_a_tolerance_and_8_bit_pixels_would_give() -> None:
     function, args = SYSTEMS["conv_1d"].make()
     plan = ffc.compile(function, args, cache=False).plan
-    assert [one.change.split("(")[0] for one in plan.alternatives] == [
+    assert [one.change.split("(")[0] for one in demands(plan)] == [
         "equality=ffc.tolerance",
         "equality=ffc.tolerance",
         "a state of 256 levels, as 8-bit pixels have",
     ]
-    loose, tight, pixels = plan.alternatives
+    loose, tight, pixels = demands(plan)
     assert plan.system is not None and 1 <= loose.sweeps <= tight.sweeps <= plan.system.blocks
     assert pixels.sweeps <= tight.sweeps and all(one.measured for one in plan.alternatives)
 
 
 def test_a_tolerance_asks_for_no_other_tolerance() -> None:
     function, args = SYSTEMS["conv_1d"].make()
-    assert ffc.compile(function, args, equality=ffc.tolerance(), cache=False).plan.alternatives == ()
+    assert demands(ffc.compile(function, args, equality=ffc.tolerance(), cache=False).plan) == ()
 
 
 def test_a_schedule_by_name_is_not_compared_with_other_demands() -> None:

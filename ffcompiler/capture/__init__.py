@@ -7,6 +7,17 @@ since a tracer that silently bakes a value is the commonest way to be wrong.
 from .arguments import describe_arguments, describe_call
 from .capture import capture
 from .captured import Captured, Checkpoint, Replay, keeping
+from .holders import unmoved
 from .surroundings import look
 
-__all__ = ["Captured", "Checkpoint", "Replay", "capture", "describe_arguments", "describe_call", "keeping", "look"]
+__all__ = [
+    "Captured",
+    "Checkpoint",
+    "Replay",
+    "capture",
+    "describe_arguments",
+    "describe_call",
+    "keeping",
+    "look",
+    "unmoved",
+]

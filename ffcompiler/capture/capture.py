@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CaptureError
+from ..plan import Tolerance
 from ..program import Leaf, Signature
 from ..randomness import set_states
 from ..trees import flatten, unflatten
@@ -18,9 +19,13 @@ from .builder import Builder
 from .captured import Captured, Checkpoint, Replay
 from .facts import exact_number
 from .flat import FlatRecorder
+from .growing_found import find_padded
+from .holders import Anew
+from .padded_check import check_padded, check_results
 from .parts import Section
 from .record import OtherwiseError, Outside, Recorder
 from .restore import Kept
+from .resumed import begins_anywhere
 from .run import Run, empty_like_layout
 from .surroundings import look
 from .unmarked import (
@@ -38,6 +43,8 @@ from .unmarked import (
 )
 
 R = TypeVar("R", Run, FlatRun)
+PADDED_SECONDS = 120.0
+"""After this long the steps over a padded array are recorded without values: all of them are the same calls."""
 REPEAT_ALL_BELOW = 10.0
 """Seconds: a reference faster than this is run whole a second time; of a slower one, or a layer, a few steps are."""
 
@@ -48,11 +55,12 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
     share: float = SHARE,
+    tolerance: Tolerance | None = None,
 ) -> Captured:
     """The program of ``function`` as it runs on ``args`` and ``kwargs``, and what it takes to trust and to run it.
 
     Without a marked loop, and without one that makes at least ``share`` of the function's calls, the program is one
-    graph (`Captured.no_loop` says why).
+    graph (`Captured.no_loop` says why). Under a ``tolerance`` a loop whose array grows becomes one over a padded array.
 
     Raises `CaptureError`: steps that differ, values that leave the tensor world, hidden state.
     """
@@ -63,25 +71,32 @@ def capture(
         )
     kwargs = dict(kwargs or {})
     signature, tensors = describe_arguments(function, args, kwargs)
-    kept = Kept((*look(function).tensors.values(), *tensors))
+    kept, anew = Kept((*look(function).tensors.values(), *tensors)), Anew(function)
     try:
-        return _capture(function, (args, kwargs), signature, tensors, kept, progress, share)
-    except CaptureError:
-        kept.restore()
+        captured = _capture(anew, (args, kwargs), signature, tensors, kept, progress, share, tolerance)
+    except BaseException as error:
+        anew.undo()
+        if isinstance(error, CaptureError):
+            kept.restore()
         raise
+    anew.end()
+    return captured
 
 
 def _capture(
-    function: Callable[..., Any],
+    function: Anew,
     call: tuple[tuple[Any, ...], dict[str, Any]],
     signature: Signature,
     tensors: list[Tensor],
     kept: Kept,
     progress: Callable[[int, int], None] | None,
     share: float,
+    tolerance: Tolerance | None,
 ) -> Captured:
-    marked, layers = warm_up(function, call, kept)
-    view = look(function)
+    marked, layers = warm_up(function.run, call, kept)
+    padded = False
+    view = look(function.function)
+    function.begin(view)
     signature = replace(signature, modes=modes_in(view))
     if marked + layers == 1:
         run = Run(Recorder(tensors, kept.before_write), progress=progress, alone=not marked).record(function, *call)
@@ -90,9 +105,16 @@ def _capture(
         second = _second_run(function, call, run, keep)
         runs, replays, no_loop, small = [run], [(first, second)], "", False
     else:
-        runs, replays, no_loop, small = _unmarked(function, call, tensors, kept, share)
+        try:
+            runs, replays, no_loop, small = _unmarked(function, call, tensors, kept, share)
+        except GrowingLoopError as why:
+            if tolerance is None:
+                raise
+            run, both = _padded(function, call, tensors, kept, why, tolerance, progress)
+            runs, replays, no_loop, small, padded = [run], [both], "", False, True
     recorder = runs[0].recorder
     recorder.check_unread(kept.moved())
+    left = function.check(recorder.is_outside)
     given = dict(zip(map(Outside, range(len(tensors))), tensors, strict=True))
     found: Captured | None = None
     for run, both in reversed(list(zip(runs, replays, strict=True))):
@@ -106,7 +128,8 @@ def _capture(
         found = _captured(builder, both, no_loop, found)
     assert found is not None
     otherwise, compiled = recorder.otherwise, recorder.compiled
-    return replace(found, others=view.others, small_loop=small, otherwise=otherwise, compiled=compiled)
+    told = replace(found, others=view.others, small_loop=small, otherwise=otherwise, compiled=compiled)
+    return replace(told, padded=padded, leaves=left)
 
 
 def _captured(builder: Builder, replays: tuple[Replay, Replay], no_loop: str, rest: Captured | None) -> Captured:
@@ -145,6 +168,39 @@ def _unmarked(
     runs = as_runs(again, cut)
     both = zip(runs, as_runs(second, cut), strict=True)
     return runs, [(_replay(tensors, a), _replay(others, b)) for a, b in both], "", False
+
+
+def _padded(
+    function: Callable[..., Any],
+    call: Any,
+    tensors: list[Tensor],
+    kept: Kept,
+    why: GrowingLoopError,
+    tolerance: Tolerance,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Run, tuple[Replay, Replay]]:
+    """A run of the padded loop in place of the function's own, whose array grows, and what two runs do."""
+    once, arguments = why.run, len(tensors)
+    padded = find_padded(why, arguments)
+
+    def once_more(others: list[Tensor], other_call: Any) -> FlatRun:
+        recorder = FlatRecorder(others, kept.before_write)
+        recorder.expected = once.segment.tests
+        return record_flat(function, other_call, recorder)
+
+    require_same(once, _with_other_inputs(call, once_more)[0], "with other inputs")
+    set_states(once.generators)
+    run = Run(Recorder(tensors, kept.before_write), progress=progress, real_seconds=PADDED_SECONDS)
+    try:
+        check_padded(padded, tensors, tolerance)
+        run.record(padded, *call)
+        keep = frozenset({0, 1, (run.hi - run.lo) // 2, run.hi - run.lo - 1})
+        both = _replay(tensors, run), _second_run(padded, call, run, keep)
+    except (RuntimeError, IndexError, TypeError) as error:  # an operator's, on a layout or length it was not made for
+        raise CaptureError(f"the loop whose array grows cannot be run on a padded array: {error}") from error
+    check_results(run.result, once.result, run.complete, tolerance)
+    run.marked = False
+    return run, both
 
 
 def _loops_in(run: FlatRun, share: float, arguments: int) -> tuple[tuple[Section, ...], str, bool]:
@@ -197,14 +253,19 @@ def _with_other_inputs(call: Any, record: Callable[[list[Tensor], Any], R]) -> t
         try:
             made = record(tensors, other)
         except OtherwiseError as error:
+            why: Exception = error
+            continue
+        except (AssertionError, CaptureError):  # our own logic, and what is wrong with any inputs
+            raise
+        except Exception as error:  # the function's own, of inputs that it was not made for
             why = error
             continue
-        if far < 1.0 and made.recorder.unseen:  # what comes of it may be the same for inputs that are so near
-            raise CaptureError(
-                f"{why}, with inputs far enough to see what else depends on them\n  Python is given values at "
-                f"{made.recorder.unseen}: keep them in tensors"
-            )
         return made, tensors
+    if not isinstance(why, OtherwiseError):
+        raise CaptureError(
+            f"on other inputs the function raises {type(why).__name__}: {why}\n  the second run, which shows what "
+            "depends on the inputs, draws other values from those of the example: the function must take such"
+        ) from why
     raise CaptureError(
         f"{why}\n  the second run, on other inputs, is to go the same way: whether it does, and how many steps there "
         "are, must not depend on each change of the inputs"
@@ -226,6 +287,7 @@ def _second_run(function: Callable[..., Any], call: Any, run: Run, keep: frozens
         return Run(Recorder(others), first=run, keep=keep, only_kept=few).record(function, *other)
 
     again, tensors = _with_other_inputs(call, once_more)
+    run.marked = run.marked and begins_anywhere(function, unflatten(flatten(call)[1], _with(call, tensors)), again)
     for what, was, now in (("before", run.prologue, again.prologue), ("after", run.epilogue, again.epilogue)):
         if (was.calls, was.results) != (now.calls, now.results) or not _same_numbers(was.numbers, now.numbers):
             raise CaptureError(
@@ -233,6 +295,12 @@ def _second_run(function: Callable[..., Any], call: Any, run: Run, keep: frozens
                 "or on something besides its arguments\n  move the decision out of the function, or into tensors"
             )
     return _replay(tensors, again)
+
+
+def _with(call: Any, tensors: Sequence[Tensor]) -> list[Any]:
+    """The leaves of a call, with other tensors."""
+    given = iter(tensors)
+    return [next(given) if isinstance(leaf, Tensor) else leaf for _, leaf in flatten(call)[0]]
 
 
 def _same_numbers(was: Sequence[float], now: Sequence[float]) -> bool:
@@ -274,4 +342,4 @@ def _replay(arguments: list[Tensor], run: Run) -> Replay:
     init = run.states[0][0] if run.states else ()
     given = arguments if run.given is None else list(run.given.values())
     left = () if complete else run.left
-    return Replay(tuple(given), init, checkpoints, run.final, results, complete, run.generators, left, run.unset)
+    return Replay(tuple(given), init, checkpoints, run.final, results, complete, run.generators, left)

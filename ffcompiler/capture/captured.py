@@ -36,11 +36,6 @@ class Replay:
     complete: bool
     generators: States  # of random numbers, before the run
     left: tuple[Tensor, ...] = ()  # of an incomplete run: what its steps collected
-    unset: frozenset[int] = frozenset()  # which of the results hold nothing yet: whatever was in memory
-
-    def set_ones(self, results: Sequence[Tensor]) -> list[Tensor]:
-        """Those of some results, in the order of this run's, that hold something."""
-        return [t for k, t in enumerate(results) if k not in self.unset]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +55,14 @@ class Captured:
     in_place: bool  # the loop's body writes into the first state
     rebound: frozenset[str]  # names of the weights whose ``.data`` the steps replace
     folded: Mapping[str, Tensor]  # weights that were read as Python numbers, as they were
-    marked: bool  # the loop is one of `ffcompiler.loops`, so the function itself can go on from any step
+    marked: bool  # the loop is one of `ffcompiler.loops`, and the function itself can go on from any step
     no_loop: str = ""  # of a program without a loop: why none was found
     small_loop: bool = False  # there is one, of fewer calls than were asked for
     rest: Captured | None = None  # the loops after this one; the results of this one are its arguments
     otherwise: str = ""  # what in the function was recorded by operators that round otherwise than its own
     compiled: str = ""  # what in it torch compiles before it runs it, and was recorded as if it did not
+    padded: bool = False  # its array grows from step to step; the program's has all of its length from the beginning
+    leaves: tuple[str, ...] = ()  # attributes and entries in which the function leaves tensors that it does not return
 
     @property
     def parts(self) -> tuple[Captured, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -93,6 +94,11 @@ def mutated(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     return written
 
 
+def mutated_names(func: Any) -> tuple[str, ...]:
+    """The arguments that a call writes, by the operator's schema."""
+    return tuple(name for _, name in _facts_of(func).writes)
+
+
 UNDECLARED = {
     getattr(aten, name).default
     for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
@@ -157,8 +163,14 @@ def _look_up(op: Any) -> _Facts:
     )
 
 
+told_line: ContextVar[str] = ContextVar("ffcompiler_told_line", default="")
+"""The user's line that calls are made for, while recorded ones are made again."""
+
+
 def user_line() -> str:
     """``file.py:31 in forward``: the innermost frame that is neither torch's nor ours."""
+    if told := told_line.get():
+        return told
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not is_user(frame.f_code.co_filename):
         frame = frame.f_back
@@ -184,3 +196,14 @@ def is_user(filename: str) -> bool:
     if filename.startswith(_USER_DIRS):
         return True
     return not (filename.startswith((_TORCH_DIR, _OWN_DIR, "<frozen")) or "/contextlib.py" in filename)
+
+
+DEFINED_CREATION: dict[Any, Any] = {
+    aten.empty.memory_format: aten.zeros.default,
+    aten.empty_like.default: aten.zeros_like.default,
+    aten.new_empty.default: aten.new_zeros.default,
+}
+"""What a tensor of unspecified contents becomes: a program whose answer depends on them has no answer to keep.
+
+In a recorded run such a tensor is filled with zeros too, so that what is not written yet compares equal.
+"""

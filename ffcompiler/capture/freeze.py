@@ -73,7 +73,13 @@ class Freezer:
                 "weight"
             )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: env[n])
-        value = env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        try:
+            value = env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        except RuntimeError as error:  # a view of what steps have left, which is a copy in another layout
+            raise CaptureError(
+                f"{op} at {source} cannot be called on what the captured program gives it: {error}\n"
+                "  where it is a view of something in another layout, write x.reshape(...) in place of x.view(...)"
+            ) from error
         if _does_nothing(node, env):
             of = node.args[0]
             assert isinstance(of, fx.Node)

@@ -17,7 +17,7 @@ from torch import fx
 
 from ..errors import CaptureError
 from .draws import Drawing
-from .facts import exact_number
+from .facts import DEFINED_CREATION, exact_number
 from .record import (
     REBIND,
     TOKENS,
@@ -33,7 +33,7 @@ from .record import (
     Tested,
     Token,
 )
-from .views import APART, DEFINED_CREATION, INDEXED, INVERSES, SPLITS, View
+from .views import APART, INDEXED, INVERSES, SPLITS, View
 
 aten = torch.ops.aten
 

@@ -31,8 +31,6 @@ MOST_PARTS = 32
 """More loops than this are not told apart: a loop over them, if there is one, is what is solved."""
 INNER = 4
 """A loop whose every step runs a loop of this many times its steps, most of its calls, is taken as those loops."""
-UNSET = {aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default}
-"""Operators whose results hold whatever was in memory."""
 ATTEMPTS = 48
 """Readings of some calls as a loop that are tried."""
 
@@ -57,7 +55,6 @@ class Section:
     left: tuple[Handed, ...]  # what later sections read; of the last one nothing
     rolled: Rolled
     types: dict[int, TensorType]  # of the handles in ``given``
-    unset: frozenset[int] = frozenset()  # which of ``left`` hold nothing yet: allocated for a later loop to fill
 
     def original(self, token: Token) -> Handed:
         """The recording's name of a value that this section names ``token``."""
@@ -194,15 +191,7 @@ class _Section:
         rolled = roll(flat, repeat, {})
         used = _outside(rolled)
         given = {key: outside for key, outside in self.given.items() if outside in used}
-        left = self.left or ()
-        unset = frozenset(k for k, key in enumerate(left) if self._is_unset(key))
-        return Section(self.begin, self.end, given, left, rolled, self.types, unset)
-
-    def _is_unset(self, key: Handed) -> bool:
-        """Whether nothing has been written into a tensor that was made without values."""
-        if not isinstance(key, Made) or self.flat.segment.calls[key.call].op not in UNSET:
-            return False
-        return not self.flat.memory.written(key, key.call, self.end)
+        return Section(self.begin, self.end, given, self.left or (), rolled, self.types)
 
     def _segment(self) -> Segment:
         """The calls of this section, then those that join what is handed on as one."""

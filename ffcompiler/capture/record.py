@@ -25,6 +25,7 @@ from ..randomness import fill
 from .dispatch import Dispatching
 from .draws import Drawing, Stream, lift
 from .facts import (
+    DEFINED_CREATION,
     UNDECLARED,
     Place,
     draws,
@@ -159,7 +160,6 @@ class Recorder(Dispatching):
         self.compiled = ""  # what was recorded by the operators that torch compiles in it, and from which it runs
         self.segment = Segment()
         self.expected: Sequence[bool] = ()  # how the tests of this segment came out before
-        self.unseen = ""  # where values went to Python by ways that no operator shows (``tolist``)
         self.stream = Stream()  # of random numbers
         self.tried: set[Hashable] = set()
         self.outside: list[Tensor] = []  # tensors by handle, kept alive so that identity stays meaningful
@@ -288,6 +288,8 @@ class Recorder(Dispatching):
         encoded_kwargs = tuple((k, self._encode(v)) for k, v in kwargs.items())
         taint = self._taint_of((args, kwargs))
         out = func(*args, **kwargs)
+        if func in DEFINED_CREATION:
+            out.zero_()
         results = tuple(out) if isinstance(out, tuple | list) else (out,)
         self._note(func, encoded, encoded_kwargs, results, taint)
         return out
@@ -326,6 +328,10 @@ class Recorder(Dispatching):
         self.segment.sources.append(user_line() if self.with_sources else "")
         self._admit(results, taint)
 
+    def is_outside(self, t: Tensor) -> bool:
+        """Whether a tensor that no call made was read."""
+        return any(t is known for known in self.outside)
+
     def depends_on_inputs(self, arguments: Any) -> bool:
         """Whether some of these values depend on arguments, on the state, or on random numbers."""
         return bool(self._taint_of(arguments) & INPUT)
@@ -358,9 +364,17 @@ class Recorder(Dispatching):
         self._check_writes(func, args, kwargs)
 
     def _check_leaving(self, func: Any, args: Any, kwargs: Any) -> None:
-        if not leaves_tensors(func, args):
-            return
-        taint = self._taint_of((args, kwargs))
+        if leaves_tensors(func, args):
+            self.leave(func, (args, kwargs))
+
+    def leave(self, func: Any, arguments: Any) -> None:
+        """By a call of ``func`` Python is given what these tensors hold.
+
+        Raises: `CaptureError` if that depends on the inputs. What is held by weights is compared in each call.
+        """
+        for t in tensors_in(arguments):
+            self.token(t)  # one that was not seen before is outside
+        taint = self._taint_of(arguments)
         self.folded |= taint - INPUT
         if taint & INPUT:
             raise CaptureError(

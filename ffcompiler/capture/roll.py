@@ -62,6 +62,18 @@ def alike(flat: Flat, repeat: Repeat) -> bool:
     return bool(trial.leaves)
 
 
+def grows(flat: Flat, repeat: Repeat) -> str | None:
+    """In what these calls would be alike, were it not for what they give being larger in each; None if they are alike.
+
+    Raises: `NotRolledError` where they are not the steps of a loop.
+    """
+    try:
+        _Roll(flat, repeat, {}, trial=True).columns()
+    except GrowsError as why:
+        return str(why)
+    return None
+
+
 @dataclass(slots=True)
 class _Roll:
     flat: Flat

@@ -40,6 +40,7 @@ class Run:
     only_kept: bool = False  # run no other steps: the state is then not the reference's, but a state all the same
     progress: Callable[[int, int], None] | None = None
     alone: bool = False  # the loop is a recurrent layer
+    real_seconds: float = REAL_SECONDS
 
     lo: int = 0
     hi: int = 0
@@ -62,7 +63,6 @@ class Run:
     stacks: tuple[Outside, ...] = ()  # of what steps are handed besides the state
     collected: int = 0  # how many of a step's results are kept besides the state
     given: dict[Outside, Tensor] | None = None  # of a later part of a function: what earlier ones hand on
-    unset: frozenset[int] = frozenset()  # which of the results hold nothing yet
     left: tuple[Tensor, ...] = ()  # what was collected: of a run that left steps out, not what the steps left
 
     def record(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Run:
@@ -108,7 +108,7 @@ class Run:
         started = time.perf_counter()
         state = unflatten(self.tree, leaves)
         for position, i in enumerate(range(lo, hi)):
-            slow = time.perf_counter() - started > REAL_SECONDS and not self.recorder.overwritten
+            slow = time.perf_counter() - started > self.real_seconds and not self.recorder.overwritten
             if self.first is None and position > 1 and slow:
                 self._confirm_without_values(range(i, hi), body, leaves)
                 break
@@ -194,9 +194,9 @@ class Run:
         if tree != self.tree or [tensor_type(t) for t in after] != [tensor_type(t) for t in leaves]:
             raise CaptureError(
                 f"step {i} of the loop at {user_line()} returns a state of another form: "
-                f"{[_short(t) for t in after]} in place of {[_short(t) for t in leaves]}\n"
-                "  every step must return a state like the one that it is given: allocate all of it before the loop, "
-                "and write into it"
+                f"{_form(after, leaves)} in place of {_form(leaves, after)}\n"
+                "  every step must return a state like the one that it is given, laid out alike in memory "
+                "(.contiguous()): allocate all of it before the loop, and write into it"
             )
         segment.results = tuple(self.recorder.token(t) for t in after)
         if isinstance(body, Scan):
@@ -258,5 +258,9 @@ def empty_like_layout(t: Tensor) -> Tensor:
     return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
 
 
-def _short(t: Tensor) -> str:
-    return f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}"
+def _form(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[str]:
+    """What they are, and how they lie in memory if they differ from ``others`` in nothing else."""
+    short = [f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for t in tensors]
+    if [(t.dtype, t.shape) for t in tensors] != [(t.dtype, t.shape) for t in others]:
+        return short
+    return [f"{text} with strides {list(t.stride())}" for text, t in zip(short, tensors, strict=True)]

@@ -51,7 +51,17 @@ def allclose(a: Tensor, b: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal
     return bool(torch.isclose(a, b, rtol, atol, equal_nan).all())
 
 
+def set_item(tensor: Tensor, key: Any, value: Any) -> None:
+    """``tensor[mask] = 0.0``: where one number is written, how many elements the mask has need not be read."""
+    masked = isinstance(key, Tensor) and key.dtype == torch.bool and 0 < key.dim() <= tensor.dim()
+    if masked and key.shape == tensor.shape[: key.dim()] and isinstance(value, int | float):
+        tensor.masked_fill_(key[(..., *(None,) * (tensor.dim() - key.dim()))], value)
+    else:
+        tensor[key] = value
+
+
 _SPELLED: Mapping[Any, Callable[..., Any]] = {
+    Tensor.__setitem__: set_item,
     F.one_hot: one_hot,
     Tensor.__bool__: is_true,
     Tensor.is_nonzero: is_true,
@@ -61,7 +71,7 @@ _SPELLED: Mapping[Any, Callable[..., Any]] = {
     Tensor.allclose: allclose,
     torch.allclose: allclose,
 }
-_UNSEEN: frozenset[Any] = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__})
+_LEAVING: frozenset[Any] = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__})
 """They give Python values without calling an operator that would be recorded."""
 _WHOLE: Mapping[Any, Any] = {
     torch.gru_cell: aten.gru_cell.default,
@@ -93,8 +103,8 @@ class Spelled(TorchFunctionMode):
                 self._recorder.otherwise = f"the recurrent layer at {user_line()}"
                 with self:
                     return spelled(func, call, self._alone)
-        if func in _UNSEEN and self._recorder.depends_on_inputs(args):
-            self._recorder.unseen = user_line()
+        if func in _LEAVING:
+            self._recorder.leave(f"Tensor.{func.__name__}", args)
         return _SPELLED.get(func, func)(*args, **(kwargs or {}))
 
 

@@ -7,16 +7,20 @@ plan is stale.
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
+import os
 import sys
 import zlib
 from argparse import Namespace
-from collections import deque
+from collections import UserDict, UserList, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum
-from types import ModuleType, SimpleNamespace
+from fractions import Fraction
+from types import CodeType, MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,15 +29,18 @@ from torch import Tensor, nn
 
 from ..errors import CaptureError
 
-DEPTH = 12
-"""How many objects deep is looked."""
+DEPTH = 60
+"""How many objects deep is looked; a function with deeper ones in reach is not watched, and so not compiled."""
 MAX_THINGS = 100_000
 """A function with more in reach is not watched, and so not compiled."""
 
 _OWN = __name__.partition(".")[0]
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Enum)
-_NAMESPACES = (SimpleNamespace, Namespace)
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Enum, np.generic)
+_PRINTED = (range, slice, bytearray, Fraction, Decimal)
+"""Types whose instances are what ``repr`` says."""
+_NAMESPACES = (SimpleNamespace, Namespace, UserDict, UserList)
 """Types of the standard library whose instances hold what the user puts there."""
+_CONTAINERS = (list, tuple, set, frozenset, dict, deque)
 _MODULE_STATE = frozenset({"_parameters", "_buffers", "_modules"})
 
 
@@ -52,6 +59,10 @@ class View:
     def modules(self) -> list[nn.Module]:
         return [thing for thing in self._seen.values() if isinstance(thing, nn.Module)]
 
+    def things(self) -> list[Any]:
+        """All that was looked into: what may hold other things."""
+        return list(self._seen.values())
+
     def changes(self, then: Mapping[str, Hashable]) -> str | None:
         """The first thing that is not as it was ``then``."""
         for path, was in then.items():
@@ -67,11 +78,18 @@ class View:
     def look_at(self, value: Any, path: str, depth: int = 0) -> None:
         if isinstance(value, Tensor):
             self.tensors[path] = value
-        elif isinstance(value, _PLAIN):
+            if value.requires_grad:  # matmul chooses its kernels by that
+                self.others[f"{path}.requires_grad"] = True
+        elif isinstance(value, PLAIN):
             self.others[path] = _comparable(value)
         elif id(value) in self._seen:
             self.others[path] = ("as", self._first[id(value)])
-        elif depth < DEPTH:
+        else:
+            if depth >= DEPTH:
+                raise CaptureError(
+                    f"{path} is more than {DEPTH} objects away from the function, too deep to be watched; give it only "
+                    "what it needs"
+                )
             self._seen[id(value)] = value  # kept alive, so that its id stays its own
             self._first[id(value)] = path
             if len(self._seen) > MAX_THINGS:
@@ -85,23 +103,16 @@ class View:
             self.others[f"{path}()"] = _code(value)
         if isinstance(value, nn.Module):
             yield from self._module(value, path)
-        elif isinstance(value, list | tuple | set | frozenset | dict | deque):
+        elif isinstance(value, (*_CONTAINERS, MappingProxyType)):
             yield from self._container(value, path)
+            if type(value) not in _CONTAINERS and not is_library(type(value)):
+                yield from _attributes(value)
+        elif isinstance(value, _PRINTED):
+            self.others[path] = (type(value).__name__, repr(value))
         elif isinstance(value, np.ndarray):
             self.others[path] = (value.shape, str(value.dtype), zlib.crc32(np.ascontiguousarray(value).tobytes()))
-        elif isinstance(value, functools.partial):
-            yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
-        elif inspect.ismethod(value):
-            yield from (("self", value.__self__), ("function", value.__func__))
-        elif inspect.isfunction(value) or hasattr(type(value), "cache_info"):
-            yield from _function(value)
-        elif isinstance(value, type):
-            yield from _class(value)
-        elif isinstance(value, property):
-            yield "get", value.fget
-        elif isinstance(value, _NAMESPACES) or not _is_library(type(value)):
-            yield from _attributes(value)
-            yield "class", type(value)
+        else:
+            yield from _parts(value)
 
     def _module(self, module: nn.Module, path: str) -> Iterator[tuple[str, Any]]:
         yield "hooks", [*module._forward_hooks.values()]
@@ -116,8 +127,8 @@ class View:
     def _container(self, value: Any, path: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, set | frozenset):
             value = sorted(value, key=repr)
-        entries = list(value.items() if isinstance(value, dict) else enumerate(value))
-        if all(isinstance(v, _PLAIN) for _, v in entries):
+        entries = list(value.items() if isinstance(value, dict | MappingProxyType) else enumerate(value))
+        if all(isinstance(v, PLAIN) for _, v in entries):
             self.others[path] = tuple((str(k), _comparable(v)) for k, v in entries)
         else:
             self.others[path] = len(entries)
@@ -131,13 +142,30 @@ def look(function: Callable[..., Any]) -> View:
     """What ``function`` can reach through closures, globals, defaults, ``self`` and whatever those hold."""
     view = View()
     view.look_at(function, "")
-    if inspect.isfunction(function) and _is_library(function):  # the user's function is looked into wherever it is from
+    if inspect.isfunction(function) and is_library(function):  # the user's function is looked into wherever it is from
         for name, value in _in_function(function):
             view.look_at(value, name)
     of_all = nn.modules.module
     view.look_at([*of_all._global_forward_hooks.values()], "hooks of all modules")
     view.look_at([*of_all._global_forward_pre_hooks.values()], "pre-hooks of all modules")
     return view
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Of what is called, of classes, and of objects."""
+    if isinstance(value, functools.partial):
+        yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
+    elif inspect.ismethod(value):
+        yield from (("self", value.__self__), ("function", value.__func__))
+    elif inspect.isfunction(value) or hasattr(type(value), "cache_info"):
+        yield from _function(value)
+    elif isinstance(value, type):
+        yield from _class(value)
+    elif isinstance(value, property):
+        yield "get", value.fget
+    elif isinstance(value, _NAMESPACES) or not is_library(type(value)):
+        yield from _attributes(value)
+        yield "class", type(value)
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
@@ -150,6 +178,8 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _comparable(value: Any) -> Hashable:
+    if isinstance(value, np.generic):
+        return type(value).__name__, value.tobytes()
     return (type(value).__name__, value.hex() if isinstance(value, float) else value)
 
 
@@ -167,7 +197,7 @@ def _function(value: Any) -> Iterator[tuple[str, Any]]:
         if value.cache_info().currsize == 1 and not inspect.signature(value).parameters:
             yield "()", value()
         value = inspect.unwrap(value)
-    if inspect.isfunction(value) and not _is_library(value):
+    if inspect.isfunction(value) and not is_library(value):
         yield from _in_function(value)
 
 
@@ -177,40 +207,73 @@ def _in_function(value: Any) -> Iterator[tuple[str, Any]]:
     yield from _globals(value)
     yield "defaults", value.__defaults__
     yield "keyword defaults", value.__kwdefaults__
+    yield from vars(value).items()
 
 
 def _globals(function: Any) -> Iterator[tuple[str, Any]]:
-    """The globals that the code names; of a module among them, the attributes that the code names."""
+    """The globals that the code looks up; of a module among them, or imported inside, the attributes that it names."""
     names = _names(function.__code__)
-    for name in names:
-        if name not in function.__globals__ or not name.isidentifier():  # no user's: a tool's that rewrites code
-            continue
-        value = function.__globals__[name]
-        if not isinstance(value, ModuleType):
-            yield name, value
-        elif not _is_library_name(value.__name__):
-            yield from ((f"{name}.{n}", vars(value)[n]) for n in names if n in vars(value))
+    known = function.__globals__
+    for name in known if "globals" in names.looked_up else names.looked_up:
+        if name in known and name.isidentifier():  # others are no user's, but a tool's that rewrites code
+            yield from _named(name, known[name], names)
+    for name in names.imported:
+        if name in sys.modules:
+            yield from _named(name, sys.modules[name], names)
+    if not {"environ", "getenv"}.isdisjoint(names.attributes):
+        yield "os.environ", dict(os.environ)
 
 
-def _names(code: Any) -> list[str]:
-    """Names that a function, or a function defined inside it, looks up."""
-    names = dict.fromkeys(code.co_names)
+def _named(name: str, value: Any, names: _Names, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, ModuleType):
+        yield name, value
+    elif not _is_library_name(value.__name__) and depth < DEPTH:
+        for inner in names.attributes:
+            if inner in vars(value):
+                yield from _named(f"{name}.{inner}", vars(value)[inner], names, depth + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What the code of a function, and of functions defined inside it, looks up by name."""
+
+    looked_up: tuple[str, ...]  # as globals
+    attributes: tuple[str, ...]
+    imported: tuple[str, ...]  # modules
+
+
+@functools.lru_cache(maxsize=4096)
+def _names(code: CodeType) -> _Names:
+    looked_up, attributes, imported = dict[str, None](), dict[str, None](), dict[str, None]()
+    for instruction in dis.get_instructions(code):
+        name = instruction.argval
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            looked_up[name] = None
+        elif instruction.opname == "IMPORT_NAME":
+            imported[name] = None
+        elif isinstance(name, str) and instruction.opname.startswith(("LOAD_", "IMPORT_FROM")):
+            attributes[name] = None
     for constant in code.co_consts:
         if inspect.iscode(constant):
-            names |= dict.fromkeys(_names(constant))
-    return list(names)
+            inner = _names(constant)
+            looked_up |= dict.fromkeys(inner.looked_up)
+            attributes |= dict.fromkeys(inner.attributes)
+            imported |= dict.fromkeys(inner.imported)
+    return _Names(tuple(looked_up), tuple(attributes), tuple(imported))
 
 
 def _class(kind: type) -> Iterator[tuple[str, Any]]:
-    """What the methods of a class reach, and its own attributes."""
+    """What the methods of a class reach, and its own attributes; those that it overrides under their class's name."""
+    seen: set[str] = set()
     for base in kind.__mro__:
-        if not _is_library(base):
+        if not is_library(base):
             for name, value in vars(base).items():
                 if not name.startswith("__") or inspect.isfunction(value):
-                    yield name, getattr(value, "__func__", value)
+                    yield f"({base.__qualname__}){name}" if name in seen else name, getattr(value, "__func__", value)
+            seen |= vars(base).keys()
 
 
-def _is_library(thing: Any) -> bool:
+def is_library(thing: Any) -> bool:
     return _is_library_name(getattr(thing, "__module__", None) or "builtins")
 
 

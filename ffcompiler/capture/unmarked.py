@@ -7,7 +7,7 @@ some steps, and on other inputs. All three must make the same calls with the sam
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,16 +25,21 @@ from .flat import FlatRecorder, copied
 from .layers import Watched
 from .parts import Handed, Joined, Section, attempts, given_values, sections, whole
 from .record import Outside, Segment, Token
+from .repeats import Repeat
 from .restore import Kept, Watch
-from .roll import roll
-from .rolled import Flat, GrowsError, NotRolledError, Rolled
+from .roll import grows, roll
+from .rolled import Flat, NotRolledError, Rolled
 from .run import Run
 from .scans import scans_as_loops
 from .spelling import Spelled
 
 
 class GrowingLoopError(CaptureError):
-    """The steps of the loop compute larger and larger arrays."""
+    """The steps of the loop compute larger and larger arrays. ``repeats``: where in ``run``, likely ones first."""
+
+    def __init__(self, message: str, run: FlatRun, repeats: Sequence[Repeat]) -> None:
+        super().__init__(message)
+        self.run, self.repeats = run, tuple(repeats)
 
 
 @dataclass(slots=True)
@@ -42,10 +47,14 @@ class Marked:
     """Runs the first step of a marked loop, and notes that there is one."""
 
     loops: int = 0
+    whole: bool = False  # run all steps
+    cut: bool = False  # some were left out
 
     def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:
         self.loops += 1
-        return run_steps(range(lo, min(lo + 1, hi)), body, init)
+        end = hi if self.whole else min(lo + 1, hi)
+        self.cut = self.cut or end < hi
+        return run_steps(range(lo, end), body, init)
 
 
 @dataclass(slots=True)
@@ -62,17 +71,19 @@ class FlatRun:
         return self.recorder.segment
 
 
-def warm_up(function: Callable[..., Any], call: Any, kept: Kept) -> tuple[int, int]:
-    """Run the function once, so that it loads what it loads once; of a marked loop a step.
+def warm_up(function: Callable[..., Any], call: Any, kept: Kept, whole: bool = False) -> tuple[int, int]:
+    """Run the function once, so that it loads what it loads once; of a marked loop a step, or the ``whole``.
 
     Gives the number of marked loops, and of the loops that recurrent layers are.
     """
     args, kwargs = call
-    driver = Marked()
+    driver = Marked(whole=whole)
     try:
         with torch.no_grad(), drive_loops(driver), scans_as_loops(), Watch(kept), Watched() as layers:
             function(*args, **kwargs)
     except Exception as error:
+        if driver.cut:  # what comes after the loop was given a state that is not the last
+            return warm_up(function, call, kept, whole=True)
         if not _of_dynamo(error):
             raise
         torch.compiler.reset()  # what it has compiled while it was watched does not run otherwise
@@ -107,34 +118,72 @@ def record_flat(function: Callable[..., Any], call: Any, recorder: FlatRecorder)
     return run
 
 
-def rolled_up(run: FlatRun, arguments: int) -> tuple[Section, ...]:
-    """The loops of a recorded run, whose first ``arguments`` handles are arguments. Raises: `CaptureError` if none."""
+def flat_of(run: FlatRun, arguments: int) -> Flat:
+    """What is known of a recorded run, whose first ``arguments`` handles are arguments."""
     recorder = run.recorder
     starts, memory = recorder.number_starts, recorder.memory
-    flat = Flat(run.segment, starts, memory, lambda h: tensor_type(recorder.outside[h]), arguments=arguments)
+    return Flat(run.segment, starts, memory, lambda h: tensor_type(recorder.outside[h]), arguments=arguments)
+
+
+def rolled_up(run: FlatRun, arguments: int) -> tuple[Section, ...]:
+    """The loops of a recorded run, whose first ``arguments`` handles are arguments. Raises: `CaptureError` if none."""
+    recorder, flat = run.recorder, flat_of(run, arguments)
+    check_growing(run, flat)
     return sections(flat, recorder.footprints, recorder.overwritten) or (whole(flat, _largest(run, flat)),)
+
+
+def check_growing(run: FlatRun, flat: Flat) -> None:
+    """Raises: `GrowingLoopError` if most of the calls are steps of a loop that are alike but for their sizes."""
+    growing: dict[Repeat, str] = {}
+    repeats = run.recorder.footprints.repeats()
+    for repeat in attempts(repeats):
+        try:
+            why = grows(flat, repeat)
+        except NotRolledError:
+            continue
+        if why is None:
+            break
+        growing[repeat] = f"the loop from {run.segment.sources[repeat.start]} on, of {repeat.count} steps: {why}"
+    if 2 * _covered(growing) <= len(run.segment.calls):
+        return
+    raise GrowingLoopError(
+        f"each step of a loop works on a larger array than the step before\n  {next(iter(growing.values()))}\n"
+        "  operators round by their shape, so only the step itself, run alone, has its bits: certifying them costs "
+        "what the loop costs\n"
+        "  equality=ffc.tolerance(1e-4, 1e-4) lets the loop be compiled as one over a padded array; or allocate the "
+        "array before the loop, give the model all of it in every step, and write one position (x[:, i] = ...): "
+        "with a causal model that is the same sampler",
+        run,
+        list(dict.fromkeys(one for repeat in growing for one in (*_around(repeat, repeats), repeat))),
+    )
+
+
+def _around(repeat: Repeat, repeats: Iterable[Repeat]) -> Iterator[Repeat]:
+    """The same loop with the steps that are left out of it, which read an argument where others read a state."""
+    for other in repeats:
+        if other.period == repeat.period and other.start <= repeat.start and repeat.end <= other.end:
+            yield other
+
+
+def _covered(repeats: Iterable[Repeat]) -> int:
+    """How many calls are in one of these stretches."""
+    end = covered = 0
+    for begin, after in sorted((repeat.start, repeat.end) for repeat in repeats):
+        covered += max(0, after - max(begin, end))
+        end = max(end, after)
+    return covered
 
 
 def _largest(run: FlatRun, flat: Flat) -> Rolled:
     """The loop of the most calls."""
     recorder = run.recorder
     reasons: list[str] = []
-    growing: str | None = None
     for repeat in attempts(recorder.footprints.repeats()):
         try:
             return roll(flat, repeat, recorder.overwritten)
         except NotRolledError as why:
             line = run.segment.sources[repeat.start]
-            if isinstance(why, GrowsError) and 2 * repeat.period * repeat.count > len(run.segment.calls):
-                growing = growing or f"the loop from {line} on, of {repeat.count} steps: {why}"
             reasons.append(f"the {repeat.count} repetitions of {repeat.period} operators from {line} on: {why}")
-    if growing is not None:
-        raise GrowingLoopError(
-            f"each step of a loop works on a larger array than the step before\n  {growing}\n"
-            "  operators round by their shape, so no evaluation for many steps at once has the bits of these\n"
-            "  allocate the array before the loop, give the model all of it in every step, and write one position "
-            "(x[:, i] = ...): with a causal model that is the same sampler"
-        )
     found = f"\n  {reasons[0]}" if reasons else ""
     raise CaptureError(
         "the function runs no loop whose steps are alike, so there is nothing to solve in parallel"
@@ -177,8 +226,6 @@ def as_runs(run: FlatRun, cut: Sequence[Section]) -> list[Run]:
     runs = [_as_run(run, section) for section in cut]
     for made, after in zip(runs, cut[1:], strict=False):
         made.result = given_values(run.recorder, after)
-    for made, section in zip(runs, cut, strict=True):
-        made.unset = section.unset
     for made, section in zip(runs[1:], cut[1:], strict=True):
         made.generators = run.recorder.generators[section.begin]
     return runs

@@ -59,13 +59,6 @@ APART: dict[Any, Callable[[Evaluate, Call], Iterator[tuple[Any, tuple[Any, ...]]
 }
 """Parts that are written as if they shared no memory with the whole, which is not read afterwards (recurrent cells)."""
 
-DEFINED_CREATION: dict[Any, Any] = {
-    aten.empty.memory_format: aten.zeros.default,
-    aten.empty_like.default: aten.zeros_like.default,
-    aten.new_empty.default: aten.new_zeros.default,
-}
-"""What a tensor of unspecified contents becomes: a program whose answer depends on them has no answer to keep."""
-
 
 def _reshape_back(view: View, under: Any, value: Any) -> tuple[Any, tuple[Any, ...]]:
     return aten.reshape.default, (value, list(view.of))

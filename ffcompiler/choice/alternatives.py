@@ -1,14 +1,14 @@
 """What other demands would give, in numbers: a Jacobi run, and how far each of its sweeps still moved the state.
 
-The sweep after which no element moves by more than so much is the one after which a run under that tolerance ends, and
-about that after which a state that is rounded coarsely (8-bit pixels) has its bits. Figures for `explain`, measured on
+The sweep after which no element moves by more than so much is the one after which a run under that tolerance ends. A
+state of few levels (8-bit pixels) is run as well, each new value rounded to them. Figures for `explain`, measured on
 the example inputs; no decision rests on them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -17,12 +17,15 @@ from torch import Tensor
 
 from ..capture import Replay
 from ..modes import as_recorded
-from ..plan import Alternative, Bits, Method, Plan, Schedule, Tolerance
-from ..program import ArrayLoop, Recurrence
+from ..plan import Alternative, Bits, Costs, Equality, Method, Plan, Schedule, Tolerance
+from ..program import ArrayLoop, Recurrence, RepeatedMap
 from ..proof import Proof
 from ..runtime.record import Sweep
+from ..runtime.repeat import State
 from ..runtime.runner import Runner
 from .lyapunov import largest_exponent
+from .pixels import PIXELS, Levels, levels_of, on_levels, step_on_levels
+from .repetition import repetition
 from .timing import Left
 
 TOLERANCES = (1e-3, 1e-6)
@@ -30,7 +33,6 @@ TOLERANCES = (1e-3, 1e-6)
 LOOSE = (0.0, TOLERANCES[-1])
 FIRST = 512
 """Of a recurrence only so many blocks are swept: all others wait for as many sweeps at least."""
-LEVELS = 256
 JACOBI = Schedule(Method.JACOBI)
 
 
@@ -43,14 +45,13 @@ class Moves:
     """For each sweep the largest move of an element; ``each``: seconds of a sweep over all blocks.
 
     ``enough``: after so many sweeps blocks are final whatever they read, which says nothing of how they converge.
-    ``whole``: the sweeps went on until nothing moved beyond the last of `TOLERANCES`. ``span``: of all elements.
+    ``whole``: the sweeps went on until nothing moved beyond the last of `TOLERANCES`.
     """
 
     changes: tuple[float, ...]
     each: float
     enough: int
     whole: bool
-    span: float
 
     def sweeps(self, within: float) -> tuple[int, bool]:
         """After how many nothing moves by more; and whether that was seen: if not, it takes more than so many."""
@@ -72,13 +73,21 @@ def alternatives(
 
     None for the kinds of system that have no sweeps over alike blocks, and where sweeps raise or fail a premise.
     """
-    if not isinstance(plan.system, ArrayLoop | Recurrence) or plan.system.blocks < 2 or plan.costs is None:
+    if plan.system is None or plan.system.blocks < 2 or plan.costs is None:
         return ()
     reference = plan.costs.step * plan.system.blocks
     trial = _Trial(replace(plan, equality=Tolerance(*LOOSE), costs=None), proof, replay, weights)
-    with as_recorded(torch.device(plan.device)):
-        moves = trial.moves(plan.system, seconds)
-    return tuple(_told(moves, plan, reference)) if moves is not None else ()
+    with as_recorded(torch.device(plan.device)), torch.no_grad():
+        if isinstance(plan.system, RepeatedMap):
+            return tuple(trial.repeated(plan.costs, reference, seconds))
+        if not isinstance(plan.system, ArrayLoop | Recurrence):
+            return ()
+        moves = trial.moves(plan.system, seconds / 2)
+        if moves is None:
+            return ()
+        told = [_told(f"equality=ffc.tolerance(0.0, {t!r})", moves, t, reference) for t in TOLERANCES]
+        told += trial.pixels(moves.each, reference, seconds / 2)
+    return tuple(one for one in told if math.isfinite(one.seconds))
 
 
 def exponent(plan: Plan, proof: Proof, replay: Replay, weights: Mapping[str, Tensor], seconds: float) -> float | None:
@@ -114,10 +123,42 @@ class _Trial:
             each = median(sweep.seconds for sweep in made)
         changes = tuple(sweep.change or 0.0 for sweep in made)
         enough = blocks if first == blocks else first // 2
-        return Moves(changes, each, enough, whole, _span(self.replay.final))
+        return Moves(changes, each, enough, whole)
 
-    def _sweeps(self, schedule: Schedule, end: Callable[[list[Sweep]], bool]) -> list[Sweep] | None:
-        """The sweeps up to the first at which ``end`` says so; None if they end before, and not at the last block."""
+    def pixels(self, each: float, reference: float, seconds: float) -> Iterator[Alternative]:
+        """Of an array loop: sweeps, of ``each`` so many seconds, that write nothing but levels."""
+        levels = levels_of(self.replay.final)
+        if levels is None or not isinstance(self.plan.system, ArrayLoop):
+            return
+        trial = replace(self, plan=replace(self.plan, equality=levels.same))
+        made = trial._sweeps(JACOBI, lambda sweeps: _seconds(sweeps) > seconds, levels)
+        if made:
+            whole = made[-1].front >= self.plan.system.blocks
+            yield Alternative(PIXELS, len(made), len(made) * each, reference, whole)
+
+    def repeated(self, costs: Costs, reference: float, seconds: float) -> Iterator[Alternative]:
+        """Of a repeated map, whose steps are its sweeps: one that moves little enough ends it."""
+        runner = self.runner(JACOBI)
+        execution = runner.begin(self.replay.arguments, self.weights, self.replay.generators)
+        assert runner.repeat is not None and not execution.otherwise
+        step, levels = runner.repeat.steps(execution.env), levels_of(self.replay.final)
+        demands: list[tuple[str, Callable[[State], State], Equality]] = [
+            (f"equality=ffc.tolerance(0.0, {t!r})", step, Tolerance(0.0, t)) for t in TOLERANCES
+        ]
+        if levels is not None:
+            demands.append((PIXELS, step_on_levels(step, levels), Bits()))
+        for change, of, equality in demands:
+            trace = repetition(of, runner.repeat.blocks, execution.init, equality, Left(seconds / len(demands)))
+            sweeps = trace.sweeps if trace.whole else len(trace.runs[0].fronts)
+            yield Alternative(change, sweeps, costs.once + sweeps * costs.sweep, reference, trace.whole)
+
+    def _sweeps(
+        self, schedule: Schedule, end: Callable[[list[Sweep]], bool], levels: Levels | None = None
+    ) -> list[Sweep] | None:
+        """The sweeps up to the first at which ``end`` says so; None if they end before, and not at the last block.
+
+        ``levels``: what an array loop writes is rounded to them.
+        """
         made: list[Sweep] = []
 
         def watch(sweep: Sweep) -> None:
@@ -127,7 +168,13 @@ class _Trial:
 
         runner = self.runner(schedule)
         execution = runner.begin(self.replay.arguments, self.weights, self.replay.generators)
-        runner.sweep(execution, watch)
+        if levels is None:
+            runner.sweep(execution, watch)
+        else:
+            solve = runner.solver(execution, watch)
+            assert runner.system is not None
+            solve.system = on_levels(runner.system, levels)
+            solve.run(execution.init[0])
         ended = bool(made) and (end(made) or made[-1].front == execution.record.blocks)
         return made if ended else None
 
@@ -136,21 +183,6 @@ def _seconds(sweeps: Sequence[Sweep]) -> float:
     return sum(sweep.seconds for sweep in sweeps)
 
 
-def _span(state: Sequence[Tensor]) -> float:
-    """The largest less the smallest element."""
-    leaves = [leaf.double() for leaf in state if leaf.is_floating_point() and leaf.numel()]
-    spans = [(leaf.max() - leaf.min()).item() for leaf in leaves]
-    return max((span for span in spans if math.isfinite(span)), default=0.0)
-
-
-def _told(moves: Moves, plan: Plan, reference: float) -> list[Alternative]:
-    told = [_told_one(f"equality=ffc.tolerance(0.0, {t!r})", moves, t, reference) for t in TOLERANCES]
-    if isinstance(plan.system, ArrayLoop) and moves.span > 0.0:
-        half = moves.span / (LEVELS - 1) / 2
-        told.append(_told_one(f"a state of {LEVELS} levels, as 8-bit pixels have", moves, half, reference))
-    return [one for one in told if math.isfinite(one.seconds)]
-
-
-def _told_one(change: str, moves: Moves, within: float, reference: float) -> Alternative:
+def _told(change: str, moves: Moves, within: float, reference: float) -> Alternative:
     sweeps, seen = moves.sweeps(within)
     return Alternative(change, sweeps, sweeps * moves.each, reference, seen)

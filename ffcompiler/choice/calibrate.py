@@ -23,7 +23,7 @@ CERTIFYING = 0.2
 """And a look at how many sweeps certify after windowed ones."""
 LYAPUNOV = 0.1
 """And the Lyapunov exponent of a recurrence."""
-ROUNDS = 3
+ROUNDS = 6
 """So many times the best candidates are run again, in turns, so that a machine that slows down slows all of them."""
 CLOSE = 1.5
 """Those that took at most so many times as long as the best."""
@@ -33,11 +33,13 @@ CLOSE = 1.5
 class Effort:
     """``budget``: seconds for measuring costs, traces and candidates; the reference is timed besides.
 
-    ``memory_limit``: bytes that a run may need besides arguments and weights, by prediction.
+    ``memory_limit``: bytes that a run may need besides arguments and weights, by prediction. ``by_name``: the schedule
+    was asked for, and is run whatever budget and memory limit.
     """
 
     budget: float = 5.0
     memory_limit: int | None = None
+    by_name: bool = False
 
 
 def calibrate(
@@ -50,7 +52,7 @@ def calibrate(
 ) -> Calibration:
     """Costs on this machine now, and the candidates with predicted and measured seconds and sweeps.
 
-    A single schedule is run whatever the budget, and nothing is predicted; unless it needs too much memory.
+    Of a schedule that was asked for by name nothing is predicted.
     """
     device = torch.device(plan.device)
     trial = Trial(plan, proof, example, device)
@@ -59,7 +61,7 @@ def calibrate(
     with as_recorded(device):
         costs = trial.rest(trial.costs(reference_seconds, schedules))
         outlook = Outlook(plan, proof, trial.shape, costs, reference_seconds, (), effort.memory_limit)
-        if len(schedules) == 1 and not outlook.too_large(schedules[0]):
+        if effort.by_name:
             say("candidates", 0, 1)
             alone, ok = trial.run(schedules[0], costs, reference_seconds)
             say("candidates", 1, 1)
@@ -68,9 +70,11 @@ def calibrate(
         traces = trial.traces(left.share(TRACING))
         convergence = trial.convergence(traces, left.share(LYAPUNOV))
         certifying = trial.certifying(left.share(CERTIFYING))
-        candidates, wrong = _Contest(trial, replace(outlook, traces=traces), schedules, left, say, certifying).held()
+        outlook = replace(outlook, traces=traces)
+        contest = _Contest(trial, outlook, schedules, left, say, certifying)
+        candidates, wrong = contest.held()
     say("candidates", len(schedules), len(schedules))
-    return Calibration(costs, reference_seconds, candidates, wrong, convergence)
+    return Calibration(costs, reference_seconds, candidates, wrong, convergence, outlook, contest.certifying)
 
 
 @dataclass(slots=True)
@@ -107,7 +111,7 @@ class _Contest:
         """The best ones in turns, as long as there is time."""
         fastest = min((c.seconds for c in self.run.values()), default=0.0)
         close = [s for s, c in self.run.items() if c.seconds <= CLOSE * fastest]
-        for schedule in close * ROUNDS if len(close) > 1 else []:
+        for schedule in close * ROUNDS:
             if self.left() < self.run[schedule].seconds:
                 break
             self.run[schedule] = self.trial.again(self.run[schedule], self.outlook.reference_seconds)

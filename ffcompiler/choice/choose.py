@@ -6,16 +6,19 @@ The same measurements give the same plan: ties go to the earlier candidate (docs
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from ..errors import ScheduleError
 from ..plan import Bits, Candidate, Convergence, Costs, Equality, Method, Plan, Schedule
 from ..program import Chain, Recurrence, RepeatedMap
 from ..proof import Proof
+from ..runtime.waves import has_alike_layers
 from ..schedules import candidates_for, candidates_for_chain, candidates_for_recurrence
+from ..stacks import ONE_LAYER, stack_of
 from .convergence import Shape, Trace, quantile, simulate
 from .memory import predicted_bytes
+from .repetition import simulate_steps
 
 SEQUENTIAL = Schedule(Method.SEQUENTIAL)
 JACOBI = Schedule(Method.JACOBI)
@@ -32,13 +35,19 @@ UNBEGUN = "the guard would begin no sweep"
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """``costs`` in seconds; ``wrong`` says which candidate certified other bits than the reference's, if any did."""
+    """``costs`` in seconds; ``wrong`` says which candidate certified other bits than the reference's, if any did.
+
+    ``outlook``: what candidates were predicted from, with ``certifying`` sweeps as the runs needed them; None of a
+    schedule that was asked for by name.
+    """
 
     costs: Costs
     reference_seconds: float
     candidates: tuple[Candidate, ...]
     wrong: str | None = None
     convergence: Convergence | None = None
+    outlook: Outlook | None = None
+    certifying: Mapping[bool, int] = field(default_factory=dict)
 
 
 def to_try(plan: Plan, proof: Proof, wanted: Schedule | None) -> tuple[Schedule, ...]:
@@ -53,14 +62,34 @@ def to_try(plan: Plan, proof: Proof, wanted: Schedule | None) -> tuple[Schedule,
     if isinstance(plan.system, Recurrence):
         if wanted is not None and wanted.windows:
             raise ScheduleError(f"{wanted}: the sweeps of a recurrence compute their window only, with any schedule")
-        if wanted is not None and wanted.method is Method.JACOBI_GS:
-            raise ScheduleError(f"{wanted}: the steps of a recurrence are computed at once; e.g. gs-jacobi(16)")
-        return candidates_for_recurrence(plan.system.blocks) if wanted is None else (wanted,)
+        if wanted is not None and wanted.method is Method.WAVEFRONT and stack_of(plan.system).depth < 2:
+            raise ScheduleError(ONE_LAYER)
+        waves = (Schedule(Method.WAVEFRONT),) if wanted is None and has_alike_layers(plan.system) else ()
+        return (*candidates_for_recurrence(plan.system.blocks), *waves) if wanted is None else (wanted,)
     if isinstance(plan.system, Chain):
         return _for_chain(plan.system, plan.equality) if wanted is None else (_of_chain(wanted, plan.equality),)
     if wanted is not None and wanted.method is Method.JACOBI_GS:
-        raise ScheduleError(f"{wanted}: only the blocks of a chain can run in order within a sweep; e.g. gs-jacobi(16)")
+        return (_of_array(wanted, plan.equality),)
     return candidates_for(*_shape(plan), proof.wave is not None) if wanted is None else (wanted,)
+
+
+def _of_array(wanted: Schedule, equality: Equality) -> Schedule:
+    """``wanted``, runs in order, if an array can be solved by it. Raises: `ScheduleError`."""
+    if wanted.windows:
+        raise ScheduleError(
+            f"{wanted}: what a window leaves out would change within the sweep, as runs go on; use it without windows"
+        )
+    return _with_bits(wanted, equality)
+
+
+def _with_bits(wanted: Schedule, equality: Equality) -> Schedule:
+    """``wanted``, which leaves no residual. Raises: `ScheduleError`."""
+    if wanted.method is Method.JACOBI_GS and not isinstance(equality, Bits):
+        raise ScheduleError(
+            f"{wanted}: blocks that run in order within a sweep leave no residual to be held against a tolerance "
+            'where they read more than the one before; use equality="bits", or jacobi'
+        )
+    return wanted
 
 
 def _for_chain(system: Chain, equality: Equality) -> tuple[Schedule, ...]:
@@ -72,12 +101,7 @@ def _of_chain(wanted: Schedule, equality: Equality) -> Schedule:
     """``wanted``, if the blocks of a chain can be solved by it. Raises: `ScheduleError`."""
     if wanted.windows:
         raise ScheduleError(f"{wanted}: the blocks of a chain are computed whole; use it without windows")
-    if wanted.method is Method.JACOBI_GS and not isinstance(equality, Bits):
-        raise ScheduleError(
-            f"{wanted}: blocks that run in order within a sweep leave no residual to be held against a tolerance; "
-            'use equality="bits", or jacobi'
-        )
-    return wanted
+    return _with_bits(wanted, equality)
 
 
 def _shape(plan: Plan) -> tuple[int, int]:
@@ -110,7 +134,8 @@ class Outlook:
         if not self.traces:
             return None
         shape = replace(self.shape(schedule), certifying=certifying.get(schedule.windows, 1))
-        runs = [simulate(schedule, shape, trace, self.costs) for trace in self.traces]
+        run_of = simulate_steps if isinstance(self.plan.system, RepeatedMap) else simulate
+        runs = [run_of(schedule, shape, trace, self.costs) for trace in self.traces]
         run = runs[quantile([run.seconds for run in runs])]
         note = _speed(self.reference_seconds / run.seconds)
         if run.certified < shape.blocks:

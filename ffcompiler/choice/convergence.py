@@ -17,6 +17,7 @@ import numpy as np
 
 from ..plan import Costs, Method, Schedule
 from ..runtime.guard import Guard, Handover, Window
+from ..runtime.runs import Runs
 from ..schedules import quantum
 
 FAR = 2048
@@ -130,6 +131,7 @@ class _Simulated:
     costs: Costs
     guarded: bool
     guard: Guard = field(init=False)
+    runs: Runs = field(init=False)
     polish: bool = field(init=False)
     quantum: int = field(init=False)
     final_at: Any = field(init=False)  # for each block the sweep after which it is final, as far as is known
@@ -146,8 +148,12 @@ class _Simulated:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.guard = Guard(self.costs, self.shape.blocks, handover=self.shape.handover, fills=self.schedule.windows)
-        self.polish = not self.schedule.windows and self.shape.exact
+        self.runs = Runs(self.schedule.run)
+        fills, run = self.schedule.windows, 1 if self.costs.blocks else self.runs.size
+        waves = self._steps and bool(self.shape.levels) and self.schedule.method is Method.WAVEFRONT
+        handover = self.shape.handover
+        self.guard = Guard(self.costs, self.shape.blocks, handover=handover, fills=fills, run=run, waves=waves)
+        self.polish = not self.schedule.windows and (self.shape.exact or self.runs.size > 1)
         self.quantum = quantum(self.schedule, self.shape.blocks, self.shape.row) if self.schedule.windows else 1
         self.final_at = np.zeros(self.shape.blocks)
         order = np.asarray(self.shape.order, dtype=np.int64)
@@ -178,8 +184,13 @@ class _Simulated:
         if self.schedule.windows and self.schedule.block is not None and hi < blocks:
             hi = max(hi - hi % self.quantum, self.working + 1)
         lo, hi = (self.certified, max(hi, self.reached)) if exact else (self.working, hi)
-        narrows = self.guarded and self.shape.by_width and not self.costs.blocks
+        narrows = self.guarded and self._steps
         return lo, self.guard.narrowed(self._done(), exact, lo, hi) if narrows else hi
+
+    @property
+    def _steps(self) -> bool:
+        """Whether blocks are steps of a recurrence, each of which reads the one before it and no other."""
+        return self.shape.by_width and not self.costs.blocks
 
     def _width(self, exact: bool) -> Window | None:
         lo, hi = self._window(exact)
@@ -211,21 +222,32 @@ class _Simulated:
         self.final_at[hi : self.reached] += 1  # what a window leaves out is a sweep later
         if self.levels and self.schedule.method is Method.WAVEFRONT:
             return hi
-        if self.schedule.method is Method.JACOBI_GS and self.schedule.block is not None:
-            return min((lo // self.schedule.block + 1) * self.schedule.block, hi)
+        if self.runs.size > 1 and not self._steps:
+            return self.runs.end(lo, hi)  # at least that
         late = np.flatnonzero(self.final_at[lo:hi] > self.sweeps + 0.5)
-        return max(lo + 1, lo + int(late[0]) if late.size else hi)
+        return max(self.runs.end(lo, hi), lo + int(late[0]) if late.size else hi)
 
     def _begin(self, p: int, hi: int) -> None:
         """Blocks from ``p`` on are computed for the first time: none after them is final before it has their age."""
-        ages = self.ages.of(p, max(FAR, 4 * (hi - self.working)))
+        ages = self._in_runs(p, self.ages.of(p, max(FAR, 4 * (hi - self.working))))
         later = self.final_at[p : p + len(ages)]
         np.maximum(later, self.sweeps + ages, out=later)
+
+    def _in_runs(self, p: int, ages: Any) -> Any:
+        """Ages by sweeps that compute runs in order, from those by Jacobi of the blocks from ``p`` on (docs/runs.md).
+
+        In so many sweeps a block is further from the first guess by as many runs as by blocks before.
+        """
+        if self.runs.size == 1:
+            return ages
+        blocks = np.arange(p, p + len(ages))
+        begins = np.maximum(blocks - blocks % self.runs.size, p)
+        return 1.0 + np.ceil((ages[begins - p] - 1.0) / self.runs.size)
 
     def _mended(self, lo: int) -> bool:
         """Whether a certifying sweep claims all that it finds: it does unless windowed kernels round otherwise."""
         self.certifying += 1
-        if not self.schedule.windows and self.shape.exact:
+        if not self.schedule.windows and (self.shape.exact or self.runs.size > 1):
             return True
         self.mending += 1
         return self.mending >= self.shape.certifying

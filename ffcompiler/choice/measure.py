@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..capture import Replay
 from ..plan import Bits, Candidate, Convergence, Costs, Method, Plan, Schedule, Tolerance
-from ..program import ArrayLoop, Chain, Recurrence
+from ..program import Chain, Recurrence, RepeatedMap
 from ..proof import Proof
 from ..runtime.equality import same_bits
 from ..runtime.guard import Handover
@@ -22,10 +22,12 @@ from ..runtime.repeat_costs import repeat_costs
 from ..runtime.runner import Execution, Runner
 from ..runtime.solve import Solve
 from ..runtime.system import System
+from .called import as_called
 from .convergence import Fresh, Shape, Trace
 from .lyapunov import largest_exponent
 from .rest_costs import with_rest
-from .timing import Left, mean_seconds, median_seconds, now
+from .run_costs import CALLS, fronts_in_runs, seconds_in_runs
+from .timing import Left, elsewhere, mean_seconds, median_seconds, now
 from .traces import certifying_sweeps, take_trace
 
 QUICK = 1.0
@@ -37,10 +39,14 @@ WIDTHS = 5
 SHORT = 0.2
 """Seconds: so much of a reference is run where it is timed in turns with something else."""
 SLOW = 5.0
-"""Seconds: candidates whose first run is faster than this are run twice, and the better time counts.
+"""Seconds: candidates whose first run is faster than this are run twice, and the second counts.
 
 The first run also makes the windows that occur, hundreds where the front moves by single positions.
 """
+LEVELS = (32, 256)
+"""Steps: over so many are sweeps measured that go through the levels of a stack."""
+OFTEN = (0.05, 7), (QUICK, 3)
+"""A reference that takes at most so many seconds is timed so many times, and the median counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,15 @@ class Example:
     seconds: Callable[[float], float]
     others: tuple[Replay, ...] = ()  # further inputs, of which only arguments and generators count
     handover: Handover = Handover.RESUMED
+    looks: Callable[[], object] = tuple  # what every call looks at before it begins: whether anything has changed
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Seconds of one run of a candidate, with the steps that sweeps have left over, and its record."""
+
+    seconds: float
+    record: RunRecord
 
 
 @dataclass(slots=True)
@@ -65,6 +80,7 @@ class Trial:
     example: Example
     device: torch.device
     runners: dict[Schedule, Runner] = field(default_factory=dict)  # of candidates, with the windows that they made
+    times: dict[Schedule, list[Once]] = field(default_factory=dict)  # of their runs
     shapes: dict[bool, Shape] = field(default_factory=dict)  # of the blocks in order, and sorted by level
 
     def _begin(self, runner: Runner, weights: Mapping[str, Tensor]) -> Execution:
@@ -96,14 +112,24 @@ class Trial:
         windows = {width: seconds for width, seconds, _ in measured}
         fill = statistics.median([fill for _, _, fill in measured] or [0.0])
         step = reference_seconds / system.blocks
-        return Costs(step, sweep, certify, once, tuple(sorted(windows.items())), fill=fill)
+        costs = Costs(step, sweep, certify, once, tuple(sorted(windows.items())), fill=fill)
+        return self._with_runs(costs, schedules, reference_seconds)
 
     def rest(self, costs: Costs) -> Costs:
-        """``costs`` with what the guard has to know besides."""
+        """``costs`` as a call has them, with what the guard has to know besides."""
         runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.proof, self.device, guarded=False)
         with torch.no_grad():
             execution = self._begin(runner, self.example.weights())
-            return with_rest(costs, runner, execution, self.example.replay, partial(now, self.device))
+            costs = with_rest(costs, runner, execution, self.example.replay, partial(now, self.device))
+            return as_called(costs, runner, partial(self._called, runner))
+
+    def _called(self, runner: Runner) -> Execution:
+        """A run begun as a call begins it."""
+        weights = self.example.weights()  # a call has them from what it looks at
+        self.example.looks()
+        execution = self._begin(runner, weights)
+        runner.broken_patterns(execution)
+        return execution
 
     def _recurrence_costs(self, reference_seconds: float, schedules: Sequence[Schedule], once: float) -> Costs:
         """A sweep costs what its window has: seconds at the widths that the schedules have, and of a whole sweep."""
@@ -111,16 +137,59 @@ class Trial:
         levels = self.plan.system.levels if isinstance(self.plan.system, Chain) else ()
         few = _few([s for s in schedules if s.block is not None and s.method is not Method.JACOBI_GS])
         others = [s for s in schedules if s.block is None or s.method is Method.JACOBI_GS]
+        if isinstance(self.plan.system, Recurrence):  # one by levels has prices of its own
+            others = [s for s in others if s.method is not Method.WAVEFRONT]
         widths = {s.ahead(0, blocks, levels): s for s in (*few, *others)} | {blocks: Schedule(Method.JACOBI)}
         seconds: dict[int, float] = {}
         for width, schedule in sorted(widths.items()):
             runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
             execution = self._begin(runner, self.example.weights())
             seconds[width] = self._sweep_seconds(runner, execution, True, reference_seconds)
-            if width == blocks and runner.recurrent is not None:
-                prepare, env = runner.recurrent.prepare, execution.env
+            if width == blocks and (solving := runner.recurrent or runner.chained) is not None:
+                prepare, env = solving.prepare, execution.env
                 once += median_seconds(lambda: prepare(env), self.device)  # noqa: B023 - called at once
-        return Costs(reference_seconds / blocks, seconds[blocks], seconds[blocks], once, tuple(sorted(seconds.items())))
+        step, widths_ = reference_seconds / blocks, tuple(sorted(seconds.items()))
+        waves = self._costs_by_levels(schedules, reference_seconds)
+        costs = Costs(step, seconds[blocks], seconds[blocks], once, widths_, waves=waves)
+        return costs if isinstance(self.plan.system, Chain) else self._with_runs(costs, schedules, reference_seconds)
+
+    def _costs_by_levels(
+        self, schedules: Sequence[Schedule], reference_seconds: float
+    ) -> tuple[tuple[int, float], ...]:
+        """Of sweeps that go through the levels of a stack: over the last few steps."""
+        if not isinstance(self.plan.system, Recurrence):
+            return ()
+        found = set[tuple[int, float]]()
+        for schedule in (s for s in schedules if s.method is Method.WAVEFRONT):
+            runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
+            execution = self._begin(runner, self.example.weights())
+            for width in sorted({min(width, self._blocks) for width in LEVELS}):
+                front = self._blocks - width
+                found.add((width, self._sweep_seconds(runner, execution, True, reference_seconds, front)))
+        return tuple(sorted(found))
+
+    def _with_runs(self, costs: Costs, schedules: Sequence[Schedule], reference_seconds: float) -> Costs:
+        """With sweeps that compute runs in order: of a recurrence over all blocks, and over the last few runs.
+
+        Of an array the shared part is evaluated on the whole, whatever the window.
+        """
+        found: list[tuple[int, int, float]] = []
+        for schedule in (s for s in schedules if s.run > 1):
+            runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
+            execution = self._begin(runner, self.example.weights())
+            for front in fronts_in_runs(runner.recurrent) if runner.recurrent is not None else {0}:
+                seconds = self._seconds_in_runs(runner, execution, reference_seconds, front)
+                found.append((schedule.run, self._blocks - front, seconds))
+        return replace(costs, runs=tuple(sorted(found)))
+
+    def _seconds_in_runs(self, runner: Runner, execution: Execution, reference_seconds: float, front: int) -> float:
+        system = runner.recurrent
+        if system is None or system.runs.size <= CALLS:
+            return self._sweep_seconds(runner, execution, True, reference_seconds, front)
+        try:
+            return seconds_in_runs(system, execution, self.plan.equality, front, self.device)
+        except Exception:  # as for other sweeps
+            return 2 * reference_seconds
 
     @property
     def _blocks(self) -> int:
@@ -153,15 +222,20 @@ class Trial:
         finally:
             solve.release()
 
-    def _sweep_seconds(self, runner: Runner, execution: Execution, exact: bool, reference_seconds: float) -> float:
-        """The median of a few sweeps over the whole array; a sweep that raises or fails a premise ends the look."""
+    def _sweep_seconds(
+        self, runner: Runner, execution: Execution, exact: bool, reference_seconds: float, front: int = 0
+    ) -> float:
+        """The median of a few sweeps over the whole array, or what is after ``front`` of it.
+
+        A sweep that raises or fails a premise ends the look.
+        """
         solve = runner.solver(replace(execution, record=RunRecord("", 0)))
         init = execution.init if runner.system is None else execution.init[0]
         state = solve.system.start_from(init)
         try:
             solve.env = solve.system.prepare(solve.env)
             solve.sweep(state, exact)  # not counted: first call
-            return median_seconds(lambda: _restart(solve).sweep(state, exact), self.device)
+            return median_seconds(lambda: _restart(solve, front).sweep(state, exact), self.device)
         except Exception:  # speculation on states that never occur: priced such that no sweep is started here
             return 2 * reference_seconds
 
@@ -173,6 +247,8 @@ class Trial:
         return self.shapes[by_levels]
 
     def _shape(self, schedule: Schedule) -> Shape:
+        if isinstance(self.plan.system, RepeatedMap):
+            return Shape(self.plan.system.blocks, handover=self.example.handover)
         solving = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False).solving
         assert solving is not None
         exact = solving.exact or isinstance(self.plan.equality, Tolerance)
@@ -182,9 +258,9 @@ class Trial:
         return Shape(solving.blocks, exact, solving.priced_by_width, solving.levels, order, row, handover=handover)
 
     def traces(self, left: Left) -> tuple[Trace, ...]:
-        """Of the example and of further inputs, as far as there is time; of a chain its levels tell all."""
+        """Of the example and of further inputs, as far as there is time; of a chain's bits its levels tell all."""
         system = self.plan.system
-        if isinstance(system, Chain):
+        if isinstance(system, Chain) and isinstance(self.plan.equality, Bits):
             return (Trace(system.blocks, (Fresh(0, system.levels),)),)
         inputs = (self.example.replay, *self.example.others)
         weights = self.example.weights()
@@ -198,8 +274,8 @@ class Trial:
         return dict(zip((False, True), counts, strict=True))
 
     def convergence(self, traces: Sequence[Trace], left: Left) -> Convergence | None:
-        """What is said of how the system converges: nothing of a chain, whose levels are seen in its graph."""
-        if not isinstance(self.plan.system, ArrayLoop | Recurrence):
+        """What is said of how the system converges: of a chain's bits nothing, their levels are seen in its graph."""
+        if isinstance(self.plan.system, Chain) and isinstance(self.plan.equality, Bits):
             return None
         lyapunov = None
         if isinstance(self.plan.system, Recurrence):
@@ -211,33 +287,37 @@ class Trial:
     def run(self, schedule: Schedule, costs: Costs, reference_seconds: float) -> tuple[Candidate, bool]:
         """One candidate through to the end, and whether its bits are the reference's."""
         plan = replace(self.plan, schedule=schedule, costs=costs)
-        runner = Runner(plan, self.proof, self.device, handover=self.example.handover)
+        runner = Runner(plan, self.proof, self.device, handover=self.example.handover, rehearsal=True)
         self.runners[schedule] = runner
         known, ok = self.example.replay, True
-        runs = []
+        runs: list[Once] = []
         for _ in range(2):
             seconds, record, results = self._once(runner)
             if record.ending is Ending.SWEEPS and isinstance(self.plan.equality, Bits) and known.complete:
-                both = zip(known.set_ones(results), known.set_ones(known.results), strict=True)
-                ok = ok and all(same_bits(a, b) for a, b in both)
-            runs.append((self._whole(seconds, record, costs), record))
+                ok = ok and all(same_bits(a, b) for a, b in zip(results, known.results, strict=True))
+            runs.append(Once(self._whole(seconds, record, costs), record))
             far = isinstance(self.plan.system, Recurrence) and 2 * record.certified < record.blocks
             if far or seconds > SLOW:
                 break  # once is enough to know
-        seconds, record = min(runs, key=lambda run: run[0])
+        self.times[schedule] = runs[1:] or runs
+        return self._found(schedule, reference_seconds, ok), ok
+
+    def _found(self, schedule: Schedule, reference_seconds: float, ok: bool) -> Candidate:
+        """By the median of its runs but for the first, which also makes the windows that occur."""
+        middle = sorted(self.times[schedule], key=lambda run: run.seconds)[(len(self.times[schedule]) - 1) // 2]
+        record, seconds = middle.record, middle.seconds
         note = _note(record, ok, reference_seconds / seconds)
         certifying = sum(1 for s in record.sweeps if s.certified)
-        return Candidate(schedule, seconds, len(record.sweeps), note, certifying), ok
+        return Candidate(schedule, seconds, len(record.sweeps), note, certifying)
 
     def again(self, candidate: Candidate, reference_seconds: float) -> Candidate:
-        """The same candidate once more; the better time counts."""
+        """The same candidate once more."""
         runner = self.runners[candidate.schedule]
         assert runner.plan.costs is not None
         seconds, record, _ = self._once(runner)
-        whole = self._whole(seconds, record, runner.plan.costs)
-        if whole >= candidate.seconds or len(record.sweeps) != candidate.sweeps:
-            return candidate
-        return replace(candidate, seconds=whole, note=_note(record, True, reference_seconds / whole))
+        self.times[candidate.schedule].append(Once(self._whole(seconds, record, runner.plan.costs), record))
+        found = self._found(candidate.schedule, reference_seconds, True)
+        return replace(found, predicted=candidate.predicted, memory=candidate.memory)
 
     @staticmethod
     def _whole(seconds: float, record: RunRecord, costs: Costs) -> float:
@@ -247,11 +327,10 @@ class Trial:
         return seconds + costs.step * (record.blocks - record.certified)
 
     def _once(self, runner: Runner) -> tuple[float, RunRecord, list[Tensor]]:
-        weights = self.example.weights()
+        elsewhere(self.device)
         with torch.no_grad():
             started = now(self.device)
-            execution = self._begin(runner, weights)
-            runner.broken_patterns(execution)
+            execution = self._called(runner)
             solution = runner.sweep(execution)
             results = runner.so_far(execution, solution)
             return now(self.device) - started, execution.record, results
@@ -266,7 +345,7 @@ def _few(schedules: Sequence[Schedule]) -> list[Schedule]:
 
 def _restart(solve: Solve, front: int = 0) -> Solve:
     """Back to a front, so that every counted sweep does the same work."""
-    solve.certified = solve.reached = 0
+    solve.certified, solve.reached = front if solve.polish else 0, 0
     solve.working, solve.settled = front, max(front - 1, 0)
     return solve
 
@@ -281,5 +360,7 @@ def _note(record: RunRecord, ok: bool, speedup: float) -> str:
 
 
 def reference_seconds_of(example: Example) -> float:
-    """The best of a few times, as for the candidates."""
-    return min(example.seconds(QUICK) for _ in range(3))
+    """The median of a few times, as for the candidates."""
+    first = example.seconds(QUICK)
+    times = next((times for limit, times in OFTEN if first <= limit), 3)
+    return statistics.median(example.seconds(QUICK) for _ in range(times))

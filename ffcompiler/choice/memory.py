@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 
+from ..alike import as_one
 from ..graph import Graph, TensorType
-from ..plan import Plan, Schedule
+from ..plan import Method, Plan, Schedule
 from ..program import ArrayLoop, Chain, Recurrence, RepeatedMap
 from ..proof import Proof
 from ..schedules import quantum
@@ -30,19 +31,23 @@ def predicted_bytes(plan: Plan, proof: Proof, schedule: Schedule) -> int | None:
         case ArrayLoop() as loop:
             return _of_array(loop, proof, schedule)
         case Recurrence() as loop:
-            window = schedule.ahead(0, loop.blocks) if loop.blocks else 0
+            by_levels = schedule.method is Method.WAVEFRONT  # one sweep may go through all, and keeps what levels made
+            window = schedule.ahead(0, loop.blocks, (loop.blocks,) if by_levels else ()) if loop.blocks else 0
             state, given = (
                 loop.blocks * sum(size_of(v.type) for v in loop.carry),
                 loop.blocks * output_bytes(loop.ahead),
             )
             ahead = loop.blocks * peak_bytes(loop.ahead)
-            return state + max(ahead, given + window * peak_bytes(loop.body))
+            return state + max(ahead, given + -(-window // schedule.run) * peak_bytes(loop.body))
         case RepeatedMap() as loop:
-            return 2 * sum(size_of(v.type) for v in loop.carry) + peak_bytes(loop.body)
+            state = sum(size_of(value.type) for value in loop.carry)
+            return 2 * state + output_bytes(loop.invariant) + peak_bytes(loop.body)
         case Chain() as chain:
             values = sum(output_bytes(graph) for graph in chain.graphs)
             new = max((sum(map(output_bytes, chain.graphs[lo:hi])) for lo, hi in _windows(chain, schedule)), default=0)
-            return values + new + max(map(peak_bytes, chain.graphs), default=0)
+            together = [_of_one_call(chain, numbers) for numbers in chain.together]
+            stacks, peaks = sum(stack for stack, _ in together), [peak for _, peak in together]
+            return values + new + stacks + max([*map(peak_bytes, chain.graphs), *peaks], default=0)
     return None
 
 
@@ -52,6 +57,14 @@ def _of_array(loop: ArrayLoop, proof: Proof, schedule: Schedule) -> int:
     tails = (window + quantum(schedule, loop.blocks, loop.row)) * peak_bytes(loop.tail)
     kept = proof.windows.layout.bytes if schedule.windows and proof.windows is not None else 0
     return 2 * size_of(loop.carry.type) + output_bytes(loop.invariant) + peak_bytes(loop.shared) + tails + kept
+
+
+def _of_one_call(chain: Chain, numbers: tuple[int, ...]) -> tuple[int, int]:
+    """What blocks that are computed together read, stacked; and what is alive in the call at its peak."""
+    shared = as_one(chain.graphs, numbers)
+    columns = zip(shared.places, shared.columns, strict=True)
+    stacked = sum(size_of(place.type) for place, keys in columns if len(set(keys)) > 1)
+    return len(numbers) * stacked, len(numbers) * peak_bytes(shared.graph)
 
 
 def _windows(chain: Chain, schedule: Schedule) -> list[tuple[int, int]]:

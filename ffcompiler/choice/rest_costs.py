@@ -11,7 +11,7 @@ import torch
 from ..capture import Replay
 from ..plan import Costs
 from ..runtime.runner import Execution, Runner
-from .workers import block_seconds
+from .workers import block_seconds, together_seconds
 
 Now = Callable[[], float]
 """Seconds, once the device has done all that it was told."""
@@ -35,8 +35,11 @@ def with_rest(costs: Costs, runner: Runner, execution: Execution, known: Replay,
             after = _median(lambda: _end(runner, execution, known), 3, now)
             if runner.chained is not None:
                 turns = 1 if costs.step * runner.chained.blocks > AT_LEISURE else 5
-                return replace(costs, after=after, blocks=block_seconds(runner.chained, execution.env, now, turns))
-            return replace(costs, after=after, captured=_step(runner, execution, known, now))
+                blocks = block_seconds(runner.chained, execution.env, now, turns)
+                together = together_seconds(runner.chained, execution.env, now, turns)
+                return replace(costs, after=after, blocks=blocks, together=together)
+            again = _median(lambda: runner.checks.prologue(execution.env), 3, now)
+            return replace(costs, after=after, captured=_step(runner, execution, known, now), again=again)
         except AssertionError:  # our own logic
             raise
         except Exception:  # the user's operators, on values that never occur: the reference's steps stand for these

@@ -1,4 +1,4 @@
-"""Functions with several loops in a row: what each part takes of the time, and whether solving some is worth it."""
+"""Functions with several loops in a row: what each part is given and takes, and whether solving some is worth it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
+from ..capture import Replay
 from ..modes import as_recorded
 from ..plan import Method, Plan, Schedule, in_a_row
 from ..proof import Proof
@@ -32,6 +34,44 @@ class PartSeconds:
         return self.reference
 
 
+def inputs_of_parts(
+    plan: Plan,
+    proofs: Sequence[Proof],
+    examples: Sequence[Example],
+    inputs: Sequence[Sequence[Tensor]],
+    left: Callable[[], float],
+) -> list[tuple[Replay, ...]]:
+    """For each part what it is given when the function is called with further ``inputs``, as far as there is time.
+
+    What a part gives, its captured loop run step by step, is what the next one is given. A call that goes another way
+    than the recorded one, or raises, is not followed any further.
+    """
+    given: list[list[Replay]] = [[] for _ in examples]
+    runners = [_sequential(part, proof) for part, proof in zip(plan.parts, proofs, strict=True)]
+    for arguments in inputs:
+        handed: Sequence[Tensor] | None = arguments
+        for k, (runner, example) in enumerate(zip(runners, examples, strict=True)):
+            if handed is None:
+                break
+            given[k].append(Replay(tuple(handed), (), (), (), (), False, example.replay.generators))
+            last = k + 1 == len(runners)
+            handed = None if last or left() <= 0.0 else _handed_on(runner, example, handed)
+    return [tuple(calls) for calls in given]
+
+
+def _handed_on(runner: Runner, example: Example, arguments: Sequence[Tensor]) -> Sequence[Tensor] | None:
+    """What a part gives on other arguments, with the random numbers of the recorded run; None if it is not its own."""
+    try:
+        with torch.no_grad(), as_recorded(runner.device):
+            execution = runner.begin(arguments, example.weights(), example.replay.generators)
+            results = [] if execution.otherwise else runner.complete(execution)
+            return None if execution.otherwise else results
+    except AssertionError:  # our own logic
+        raise
+    except Exception:  # the user's operators: the function raises on these arguments too
+        return None
+
+
 def measure_parts(
     plan: Plan, proofs: Sequence[Proof], examples: Sequence[Example], timed: Callable[[float], float]
 ) -> list[PartSeconds]:
@@ -46,9 +86,8 @@ def measure_parts(
 
 def _captured_seconds(plan: Plan, proof: Proof, example: Example) -> float:
     """The better of two times."""
-    device = torch.device(plan.device)
-    runner = Runner(replace(plan, schedule=SEQUENTIAL, rest=None), proof, device)
-    known, weights = example.replay, example.weights()
+    runner = _sequential(plan, proof)
+    device, known, weights = runner.device, example.replay, example.weights()
     times = []
     with torch.no_grad(), as_recorded(device):
         for _ in range(2):
@@ -59,6 +98,11 @@ def _captured_seconds(plan: Plan, proof: Proof, example: Example) -> float:
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - started)
     return min(times)
+
+
+def _sequential(plan: Plan, proof: Proof) -> Runner:
+    """Runs the captured loop of one part step by step."""
+    return Runner(replace(plan, schedule=SEQUENTIAL, rest=None), proof, torch.device(plan.device))
 
 
 def worth_it(parts: Sequence[Plan], seconds: Sequence[PartSeconds]) -> Plan:

@@ -12,6 +12,8 @@ import torch
 
 LONG = 0.5
 """Seconds: what takes longer is timed once."""
+OTHERS = 1 << 22
+"""Numbers of four bytes: so many are read and written between calls, more than a processor's nearer caches hold."""
 
 
 @dataclass(slots=True)
@@ -36,6 +38,12 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def elsewhere(device: torch.device) -> None:
+    """What a program does between two calls: the caches hold other values when the next one begins."""
+    if device.type == "cpu":
+        torch.zeros(OTHERS).add_(1.0)
 
 
 def median_seconds(call: Callable[[], Any], device: torch.device) -> float:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..capture import Replay
 from ..plan import Method, Plan, Schedule
-from ..program import ArrayLoop, Recurrence
 from ..proof import Proof
 from ..runtime.record import RunRecord
 from ..runtime.runner import Execution, Runner
 from ..runtime.solve import Solve
 from .convergence import Fresh, Trace
+from .repetition import repetition
 
 SHARES = (0.5, 0.25, 0.75)
 """Where Jacobi is begun anew, besides the first block: at these shares of the blocks, as far as there is time."""
@@ -29,13 +29,18 @@ def take_trace(
     plan: Plan, proof: Proof, replay: Replay, weights: Mapping[str, Tensor], left: Callable[[], float]
 ) -> Trace | None:
     """The trace of one input, cut short where ``left()`` seconds are over; None where sweeps do not run through."""
-    if not isinstance(plan.system, ArrayLoop | Recurrence) or plan.system.blocks < 2:
+    if plan.system is None or plan.system.blocks < 2:
         return None
     jacobi = replace(plan, schedule=Schedule(Method.JACOBI), costs=None)
     runner = Runner(jacobi, proof, torch.device(plan.device), guarded=False)
     with torch.no_grad():
         execution = runner.begin(replay.arguments, weights, replay.generators)
+        if execution.otherwise:
+            return None
         try:
+            if runner.repeat is not None:
+                step = runner.repeat.steps(execution.env)
+                return repetition(step, runner.repeat.blocks, execution.init, plan.equality, left)
             return _traced(runner, execution, left)
         except AssertionError:  # our own logic, not the user's operators
             raise

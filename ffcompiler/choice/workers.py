@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..alike import LEAST
 from ..errors import UsageError
 from ..modes import as_recorded
 from ..plan import Costs, Method, Plan, Schedule
@@ -66,6 +68,8 @@ def simulate_workers(
         return Simulation(processors, note=f"nothing to simulate: {proof}")
     trial = _Trial(plan, proof, example, runner.device)
     schedules = [s for s in to_try(plan, proof, None) if s.method is not Method.SEQUENTIAL]
+    if runner.recurrent is not None and runner.recurrent.waves is not None and runner.recurrent.waves.recorded:
+        schedules = []  # the one that it has keeps the bits, others do not
     if plan.schedule.method is not Method.SEQUENTIAL and plan.schedule not in schedules:
         schedules.insert(0, plan.schedule)
     with as_recorded(trial.device):
@@ -163,12 +167,19 @@ class _Trial:
 
     def _sweeps(self, runner: Runner, schedule: Schedule, record: RunRecord) -> tuple[Tasks, ...]:
         if runner.chained is not None:
-            return tuple(window_tasks(self.seconds, s.lo, s.hi, runner.chained.run) for s in record.sweeps)
+            return tuple(window_tasks(self.seconds, s.lo, s.hi, runner.chained.runs.size) for s in record.sweeps)
         if runner.repeat is not None:
             return tuple(even_tasks(self._costs.sweep, 1) for _ in record.sweeps)
+        if (part := runner.recurrent) is not None and part.waves is not None:
+            return tuple(tasks for s in record.sweeps for tasks in self._levels(s.hi - s.lo, part.waves.depth))
         assert runner.solving is not None
         by_width = runner.solving.priced_by_width
         return tuple(self._shares(s, k, schedule.windows, by_width) for k, s in enumerate(record.sweeps))
+
+    def _levels(self, steps: int, depth: int) -> tuple[Tasks, ...]:
+        """A sweep that goes through a stack: each level has a block of each layer."""
+        levels = steps + depth - 1
+        return (even_tasks(self._costs.wave(steps) / levels, depth),) * levels
 
     def _shares(self, sweep: Sweep, k: int, windows: bool, by_width: bool) -> Tasks:
         """As the guard prices it: by its window, or whole, as the first one of a windowed schedule is."""
@@ -208,3 +219,26 @@ def block_seconds(
             if turn:  # not counted: first calls
                 times[k].append(seconds)
     return tuple(map(min, times))
+
+
+def together_seconds(
+    chain: Chained, env: Mapping[str, Tensor], now: Callable[[], float], turns: int = REPEATS
+) -> tuple[tuple[tuple[int, ...], float, float], ...]:
+    """Of the blocks that are computed together the least seconds of the first two at once, and of all."""
+    env, state = chain.prepare(env), chain.start_from(())
+    found = []
+    for family in chain.together:
+        ends = (family.blocks[LEAST - 1] + 1, family.blocks[-1] + 1)
+        two, all_ = (_least(partial(chain.at_once, family, env, state, 0, hi), now, turns) for hi in ends)
+        found.append((family.blocks, two, all_))
+    return tuple(found)
+
+
+def _least(call: Callable[[], object], now: Callable[[], float], turns: int) -> float:
+    call()  # not counted
+    seconds = []
+    for _ in range(turns):
+        started = now()
+        call()
+        seconds.append(now() - started)
+    return min(seconds)

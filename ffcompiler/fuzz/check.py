@@ -20,14 +20,20 @@ from ..driver import load
 from ..errors import ScheduleError
 from ..plan import Bits, Method, Plan, Schedule, Tolerance, in_a_row
 from ..program import ArrayLoop, Chain, Recurrence
+from ..runtime.recurrent import make_recurrent
 from ..schedules import parse_schedule
+from ..sweepable import obstacle
 from .runs import TOLERANCE, Mismatch, Outcome, Trial
 from .script import Program
 
 SCHEDULES = ["jacobi", "sliding(3)", "gs-jacobi(4)", "growing(2)", "gauss-seidel", "sliding(1)"]
 ARRAY_SCHEDULES = [*SCHEDULES, "wavefront", "jacobi+windows", "sliding(3)+windows", "wavefront+windows",
                    "gauss-seidel+windows"]  # fmt: skip
-SCHEDULES_OF = {ArrayLoop: ARRAY_SCHEDULES, Recurrence: SCHEDULES, Chain: [*SCHEDULES, "wavefront"]}
+SCHEDULES_OF = {
+    ArrayLoop: ARRAY_SCHEDULES,
+    Recurrence: [*SCHEDULES, "wavefront"],
+    Chain: [*SCHEDULES, "wavefront"],
+}
 """By kind of system; of others there is ``jacobi`` only."""
 
 
@@ -123,9 +129,16 @@ def _schedules(part: Plan) -> list[str]:
     if part.system is None or part.refusal is not None:
         return []
     names = SCHEDULES_OF.get(type(part.system), ["jacobi"])
+    if isinstance(part.system, Recurrence) and _rounds(part.system, part):
+        return ["wavefront"]  # by the recorded calls, level by level
     if isinstance(part.system, Chain) and isinstance(part.equality, Bits):
         return [*names, "jacobi-gs(2)", "jacobi-gs(3)"]
     return names
+
+
+def _rounds(loop: Recurrence, part: Plan) -> bool:
+    """Whether many steps at once have other bits than each alone, where bits were asked for."""
+    return obstacle(make_recurrent(loop, torch.device(part.device)), part.equality) is not None
 
 
 def _bold(plan: Plan, name: str) -> Plan:

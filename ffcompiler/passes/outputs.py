@@ -40,7 +40,7 @@ def _collected(program: Program, leaf: int) -> Program | None:
     except NotAWriteError:
         return None
     order = _progression([_row(write, axis) for axis in write.axes])
-    if order is None or _reads(loop, leaf, write.value):
+    if order is None or write.axes[0].length not in (None, 1) or _reads(loop, leaf, write.value):
         return None
     return _moved(program, loop, leaf, write, order)
 

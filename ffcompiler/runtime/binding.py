@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -22,17 +23,19 @@ from .direct import DIRECT, guess
 from .graphs import OVERLOADS, argument
 from .scratch import Lease
 from .slots import Call, Slot, make_call
+from .watch import Pace, Watch, look
 from .workspace import Bound, Constant, Step, Workspace, cut
 
 _OWN = frozenset({*DIRECT, lowering.CONVOLUTION})
 """Operators whose result is never a view of an operand."""
 
 
-def bind(workspace: Workspace, program: WindowProgram) -> Bound:
-    """The calls of a window program, for a workspace in a run."""
+def bind(workspace: Workspace, program: WindowProgram, watch: Watch | None = None) -> Bound:
+    """The calls of a window program, for a workspace in a run, with looks between them. Raises: `LeftError`."""
     binding = _Binding(workspace, last_reads(program, frozenset(workspace.kept)))
     for index, instruction in enumerate(program):
         binding.instruction(index, instruction)
+        look(watch)
     return Bound(tuple(binding.constants.values()), tuple(binding.steps))
 
 
@@ -57,6 +60,7 @@ class _Binding:
     steps: list[Step] = field(default_factory=list)
     constants: dict[int, Constant] = field(default_factory=dict)
     passing: dict[str, tuple[Any, Box]] = field(default_factory=dict)  # not kept: a tensor or a slot, and their box
+    pace: Pace = field(default_factory=Pace)
     lease: Lease = field(init=False)
     _dying: dict[int, list[int]] = field(default_factory=dict)  # by instruction: places that it is the last to need
 
@@ -76,6 +80,8 @@ class _Binding:
             self._call(index, made, args)
         for place in self._dying.pop(index, ()):
             self.lease.give_back(place)
+        if self.pace.due(max(map(_elements, [made.box, *(part.box for part in made.parts())]))):
+            self.steps.append(self.workspace.look)
 
     def _call(self, index: int, made: Instruction, args: list[Any]) -> None:
         kept = self.workspace.kept.get(made.ref.key)
@@ -229,6 +235,10 @@ class _Binding:
         call.to = to
         self._add(call)
         return Slot(to)
+
+
+def _elements(box: Box) -> int:
+    return prod(hi - lo for lo, hi in box)
 
 
 def _list(*items: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
+from .watch import Watch
 from .windowed import Windowed
 from .workspace import Workspace
 
@@ -54,16 +55,32 @@ class Blocks(Protocol):
         """A guess of all blocks, from the loop's first state."""
         ...
 
-    def read(self, state: State, lo: int, hi: int) -> Values: ...
-
-    def write(self, state: State, lo: int, hi: int, values: Values) -> None: ...
-
-    def update(self, env: Env, state: State, lo: int, hi: int, exact: bool) -> tuple[Values, list[Tensor]]:
-        """New values of blocks ``lo .. hi - 1``, and the tensors that premises are about."""
+    def read(self, state: State, lo: int, hi: int) -> Values:
+        """What blocks ``lo .. hi - 1`` hold: those of them that are compared with new values."""
         ...
 
-    def window(self, env: Env, workspace: Workspace, state: State, lo: int, hi: int) -> Values:
-        """New values from the kept values of a workspace."""
+    def write(self, state: State, lo: int, hi: int, values: Values) -> None:
+        """The same put in place."""
+        ...
+
+    def update(
+        self, env: Env, state: State, lo: int, hi: int, exact: bool, watch: Watch | None = None
+    ) -> tuple[Values, list[Tensor]]:
+        """New values of blocks ``lo .. hi - 1``, and the tensors that premises are about.
+
+        Of blocks that are not compared the new values are in place already. Raises: `LeftError`, where a look at
+        ``watch`` says so; blocks before ``lo`` are then as they were.
+        """
+        ...
+
+    def unmoved(self, lo: int, hi: int, compared: int) -> int:
+        """The first block of ``lo .. hi - 1`` that moved, where the first so many of the compared ones did not."""
+        ...
+
+    def window(
+        self, env: Env, workspace: Workspace, state: State, lo: int, hi: int, watch: Watch | None = None
+    ) -> Values:
+        """New values from the kept values of a workspace. Raises: `LeftError`."""
         ...
 
     def premises_hold(self, values: list[Tensor], sums: Sequence[float]) -> bool: ...

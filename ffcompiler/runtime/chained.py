@@ -1,13 +1,14 @@
 """A chain of unlike blocks ready to run: the state is the values of all blocks, each as its own calls gave it.
 
-No value is stacked or copied: a block that is computed from final values has the bits, and the layout, that the
-function's own evaluation gives them.
+Under bits no value is stacked or copied: a block that is computed from final values has the bits, and the layout, that
+the function's own evaluation gives them. Under a tolerance blocks that are alike are computed in one call, all that are
+in a window at once (`together.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -15,13 +16,18 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph, Ref, TensorType
-from ..plan import Method, Schedule
 from ..program import Chain
 from .blocks import Env, Values
 from .graphs import GraphCall, graph_call
+from .runs import ALONE, Runs
+from .together import Together, make_together
 from .unlike import Unlike
+from .watch import Watch, look
 from .windowed import Windowed
 from .workspace import Workspace
+
+SOME = 4
+"""Blocks between two looks at the watch, besides those that are between the operators of large ones."""
 
 Held: TypeAlias = list[tuple[Tensor, ...]]
 """For each block its values."""
@@ -29,10 +35,7 @@ Held: TypeAlias = list[tuple[Tensor, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Chained:
-    """What the solve loop needs of a `Chain`. Threads may share it.
-
-    ``run``: so many blocks are computed one after the other within a sweep, each on the new values of those before it.
-    """
+    """What the solve loop needs of a `Chain`. Threads may share it."""
 
     chain: Chain
     calls: tuple[GraphCall, ...]
@@ -41,7 +44,13 @@ class Chained:
     reads: tuple[tuple[int, ...], ...]  # for each block the blocks that it reads
     levels: tuple[int, ...]
     device: torch.device
-    run: int = 1
+    runs: Runs = ALONE
+    together: tuple[Together, ...] = ()
+    places: Mapping[str, tuple[int, int]] = field(init=False)  # where the value of a key stands in the state
+
+    def __post_init__(self) -> None:
+        found = {key: (k, i) for k, keys in enumerate(self.keys) for i, key in enumerate(keys)}
+        object.__setattr__(self, "places", found)
 
     @property
     def blocks(self) -> int:
@@ -49,8 +58,8 @@ class Chained:
 
     @property
     def exact(self) -> bool:
-        """Every sweep makes the recorded calls."""
-        return True
+        """Every sweep makes the recorded calls, or others that give their bits."""
+        return all(family.exact for family in self.together)
 
     @property
     def ends_anywhere(self) -> bool:
@@ -68,8 +77,8 @@ class Chained:
         return None
 
     def prepare(self, env: Env) -> Env:
-        """Nothing is needed once per run."""
-        return env
+        """``env`` with the stacked weights of blocks that are computed together."""
+        return {**env, **{key: t for family in self.together for key, t in family.stacks(env).items()}}
 
     def start_from(self, init: tuple[Tensor, ...]) -> Held:
         """Zeros: there is no first state."""
@@ -88,20 +97,45 @@ class Chained:
         """Put new values of blocks in place."""
         (state[lo:hi],) = values
 
-    def update(self, env: Env, state: Held, lo: int, hi: int, exact: bool) -> tuple[Values, list[Tensor]]:
+    def update(
+        self, env: Env, state: Held, lo: int, hi: int, exact: bool, watch: Watch | None = None
+    ) -> tuple[Values, list[Tensor]]:
         """New values of blocks ``lo .. hi - 1``: in runs, on the new values of their run and the old ones of others."""
+        found = (self.at_once(family, env, state, lo, hi, watch) for family in self.together)
+        at_once = {k: values for family in found for k, values in family.items()}
         made: Held = []
         for k in range(lo, hi):
-            begin = max(k - k % self.run, lo)
-            made.append(self._block(env, k, {j: made[j - lo] for j in self.reads[k] if j >= begin}, state))
+            if k in at_once:
+                made.append(at_once[k])
+                continue
+            begin = self.runs.begin(k, lo)
+            made.append(self._block(env, k, {j: made[j - lo] for j in self.reads[k] if j >= begin}, state, watch))
+            if (k + 1 - lo) % SOME == 0 and k + 1 < hi:
+                look(watch)
         return Unlike.of(made), []
 
-    def _block(self, env: Env, k: int, new: Mapping[int, tuple[Tensor, ...]], state: Held) -> tuple[Tensor, ...]:
+    def at_once(
+        self, family: Together, env: Env, state: Held, lo: int, hi: int, watch: Watch | None = None
+    ) -> dict[int, tuple[Tensor, ...]]:
+        """New values of those in a window that are computed together, from the old ones of others."""
+
+        def value(key: str) -> Tensor:
+            if key not in self.places:
+                return env[key]
+            block, output = self.places[key]
+            return state[block][output]
+
+        return family.made(env, value, lo, hi, watch)
+
+    def _block(
+        self, env: Env, k: int, new: Mapping[int, tuple[Tensor, ...]], state: Held, watch: Watch | None
+    ) -> tuple[Tensor, ...]:
         given = {
             key: value for j in self.reads[k] for key, value in zip(self.keys[j], new.get(j, state[j]), strict=True)
         }
         call = self.calls[k]
-        return call.function(*[given[name] if name in given else env[name] for name in call.inputs])  # type: ignore[no-any-return]
+        read = [given[name] if name in given else env[name] for name in call.inputs]
+        return call.function(*read, watch)  # type: ignore[no-any-return]
 
     def finish(self, env: Env, state: Held | None, done: int = 0) -> tuple[Tensor, ...]:
         """The values of all blocks, of which the first ``done`` are those of ``state``: the others one by one."""
@@ -113,7 +147,9 @@ class Chained:
             values.update(zip(self.keys[k], made, strict=True))
         return tuple(values[key] for keys in self.keys for key in keys)
 
-    def window(self, env: Env, workspace: Workspace, state: Held, lo: int, hi: int) -> Values:
+    def window(
+        self, env: Env, workspace: Workspace, state: Held, lo: int, hi: int, watch: Watch | None = None
+    ) -> Values:
         """There are no kept values."""
         raise AssertionError("a chain has no windowed sweeps")
 
@@ -132,17 +168,25 @@ class Chained:
         or ones of its own run that are final (docs/chains.md).
         """
         front = min(known + 1, computed)
-        while front < computed and all(j < known or j >= front - front % self.run for j in self.reads[front]):
+        while front < computed and all(j < known or j >= self.runs.begin(front) for j in self.reads[front]):
             front += 1
         return front
+
+    def unmoved(self, lo: int, hi: int, compared: int) -> int:
+        """Every block is compared."""
+        return lo + compared
 
     def steps_done(self, blocks: int) -> int:
         """Blocks are steps."""
         return blocks
 
 
-def make_chained(chain: Chain, device: torch.device, schedule: Schedule) -> Chained:
-    """``chain`` compiled for ``device``."""
+def make_chained(chain: Chain, device: torch.device, runs: Runs = ALONE, loose: bool = False) -> Chained:
+    """``chain`` compiled for ``device``; its sweeps compute ``runs`` in order.
+
+    Blocks are computed together where the chain says so, and every operator of theirs can be evaluated so; unless this
+    may be ``loose`` with the last bits, only if none rounds by shape. Within runs they follow each other.
+    """
     calls = tuple(_compiled(graph, device) for graph in chain.graphs)
     made = {node.name: k for k, graph in enumerate(chain.graphs) for node in graph.nodes}
     reads = tuple(
@@ -156,14 +200,21 @@ def make_chained(chain: Chain, device: torch.device, schedule: Schedule) -> Chai
         reads,
         chain.levels if len(chain.levels) < chain.blocks else (),
         device,
-        schedule.block or 1 if schedule.method is Method.JACOBI_GS else 1,
+        runs,
+        _together(chain, device, loose) if runs.size == 1 else (),
     )
+
+
+def _together(chain: Chain, device: torch.device, loose: bool) -> tuple[Together, ...]:
+    made = frozenset(ref.key for ref in chain.left)
+    found = (make_together(chain.graphs, numbers, device, made) for numbers in chain.together)
+    return tuple(family for family in found if family.possible and (loose or family.exact))
 
 
 @lru_cache(maxsize=4096)
 def _compiled(graph: Graph, device: torch.device) -> GraphCall:
     """A block compiled once for all runners of a plan: there are many blocks, and a runner for each candidate."""
-    return graph_call(graph, device)
+    return graph_call(graph, device, watched=True)
 
 
 def _type(graph: Graph, ref: Ref) -> TensorType:

@@ -17,6 +17,9 @@ from .unlike import Block, Unlike
 LOOK = 64
 """Blocks that are compared first; the look doubles while all are equal, so that a sweep pays for how far it got."""
 
+SMALL = 2**14
+"""Elements: unlike blocks of so many are compared in one call with others of their form."""
+
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -49,10 +52,25 @@ def _one_by_one(equality: Equality, old: Unlike, new: Unlike, extra: list[Tensor
     if isinstance(equality, Bits):
         found = (k for k, (a, b) in enumerate(zip(old, new, strict=True)) if not _alone(equality, a, b).unchanged)
         return Compared(next(found, len(new)), numbers)
-    each = [_alone(equality, a, b) for a, b in zip(old, new, strict=True)]
-    unchanged = next((k for k, one in enumerate(each) if not one.unchanged), len(each))
-    changes = [one.change or 0.0 for one in each]
+    within, changes = [True] * len(new), [0.0] * len(new)
+    for blocks in _of_one_form(new):
+        for a, b in zip(*(zip(*(state[k] for k in blocks), strict=True) for state in (old, new)), strict=True):
+            if not b[0].numel():
+                continue
+            for k, near, change in zip(blocks, *_each_distance(torch.stack(a), torch.stack(b), equality), strict=True):
+                within[k], changes[k] = within[k] and near, max(changes[k], change)
+    unchanged = next((k for k, near in enumerate(within) if not near), len(within))
     return Compared(unchanged, numbers, max(changes[:unchanged], default=0.0), max(changes, default=0.0))
+
+
+def _of_one_form(blocks: Unlike) -> list[list[int]]:
+    """Which blocks can be compared in one call, being small and of the same shapes and types."""
+    found: dict[object, list[int]] = {}
+    for k, block in enumerate(blocks):
+        large = sum(t.numel() for t in block) > SMALL
+        form = tuple((t.shape, t.dtype) for t in block)
+        found.setdefault((form, k if large else None), []).append(k)
+    return list(found.values())
 
 
 def _alone(equality: Equality, old: Block, new: Block) -> Compared:
@@ -125,6 +143,22 @@ def _by_distance(old: Values, new: Values, tolerance: Tolerance, extra: list[Ten
         gaps.append(gap)
     within_all = change if unchanged == old[0].shape[0] else _largest([gap[:unchanged] for gap in gaps])
     return Compared(unchanged, numbers, within_all, change)
+
+
+def _each_distance(old: Tensor, new: Tensor, tolerance: Tolerance) -> tuple[list[bool], list[float]]:
+    """For each block whether it moved within the tolerance, and its largest distance; as `_distances`."""
+    if not (new.dtype.is_floating_point or new.dtype.is_complex):
+        moved = _of_blocks((new != old).double())
+        return (moved <= 0).tolist(), moved.tolist()
+    gap, size = (new - old).abs(), new.abs()
+    far = _of_blocks(gap).tolist()
+    if not all(map(math.isfinite, far)):
+        gap, size = _unmoved_left_out(gap, old, new), size.nan_to_num(nan=0.0)
+        far = _of_blocks(gap).nan_to_num(nan=math.inf).tolist()
+    if max(far) <= tolerance.atol:
+        return [True] * len(far), far
+    near = (_of_blocks(torch.add(gap, size, alpha=-tolerance.rtol)) <= tolerance.atol).tolist()
+    return [ok and distance < math.inf for ok, distance in zip(near, far, strict=True)], far
 
 
 def _largest(gaps: list[Tensor]) -> float:

@@ -1,6 +1,6 @@
-"""Products of lifted values with a weight that all steps share: one product of steps times rows.
+"""Products of lifted values: with a weight that all steps share one product of steps times rows, else a batch of them.
 
-``torch.vmap`` would make some of them a product for each step, with the weight repeated.
+``torch.vmap`` would make some of the former a product for each step, with the weight repeated.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ def rows_times(node: Node, op: Any, types: Shapes, lifted: frozenset[str]) -> Ca
         return None
     refs = [arg.key if isinstance(arg, Ref) else None for arg in node.args]
     bias, rows, weight = _roles(node.op, refs)
-    if weight is None or rows not in lifted or weight in lifted or len(types[weight].shape) != 2:
+    if weight is None or rows not in lifted or len(types[weight].shape) != 2:
         return None
+    if weight in lifted:
+        return _rows_times_own(node.op, bias, rows, weight, lifted)
     if bias is not None and (bias in lifted or len(types[bias].shape) != 1 or types[bias].shape[0] == 1):
         return None
     by_rows = node.op == "aten.linear.default"  # its weight has one row for each column of the result
@@ -42,6 +44,24 @@ def _roles(op: str, refs: Sequence[str | None]) -> tuple[str | None, str, str | 
     if op == "aten.addmm.default":
         return refs[0], refs[1] or "", refs[2]
     return (refs[2] if len(refs) > 2 else None), refs[0] or "", refs[1]
+
+
+def _rows_times_own(op: str, bias: str | None, rows: str, weight: str, lifted: frozenset[str]) -> Call:
+    """The same where each step has a weight of its own: a batch of products."""
+    by_rows = op == "aten.linear.default"
+
+    def call(values: Values) -> Tensor:
+        x, w = values[rows], values[weight]
+        columns = w.transpose(1, 2) if by_rows else w
+        flat = x.reshape(x.shape[0], -1, x.shape[-1])
+        if bias is None:
+            product = torch.bmm(flat, columns)
+        else:
+            b = values[bias]
+            product = torch.baddbmm(b.unsqueeze(1) if bias in lifted and b.dim() == 2 else b, flat, columns)
+        return product.view(*x.shape[:-1], columns.shape[-1])
+
+    return call
 
 
 def rows_by(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
@@ -68,8 +88,11 @@ def matrix_times(node: Node, op: Any, types: Shapes, lifted: frozenset[str]) -> 
     if node.kwargs or len(node.args) != 2 or not all(isinstance(arg, Ref) for arg in node.args):
         return None
     weight, columns = (arg.key for arg in node.args if isinstance(arg, Ref))
-    if weight in lifted or columns not in lifted:
+    if columns not in lifted:
         return None
+    if weight in lifted:
+        own = node.op == "aten.mv.default"
+        return (lambda values: torch.bmm(values[weight], values[columns].unsqueeze(2)).squeeze(2)) if own else None
     if node.op == "aten.mv.default":
         return lambda values: torch.mm(values[weight], values[columns].t()).t()
 
@@ -84,3 +107,16 @@ def matrix_times(node: Node, op: Any, types: Shapes, lifted: frozenset[str]) -> 
 def product_with_matrix(node: Node, op: Any, types: Shapes, lifted: frozenset[str]) -> Call | None:
     """``mm``, whichever of its operands is lifted."""
     return rows_times(node, op, types, lifted) or matrix_times(node, op, types, lifted)
+
+
+def product_of_steps(node: Node, op: Any, types: Shapes, lifted: frozenset[str]) -> Call | None:
+    """``bmm`` of lifted operands: the batches of all steps as one."""
+    keys = [arg.key for arg in node.args if isinstance(arg, Ref)]
+    if node.kwargs or len(keys) != 2 or not all(key in lifted for key in keys):
+        return None
+
+    def call(values: Values) -> Tensor:
+        a, b = (values[key] for key in keys)
+        return torch.bmm(a.flatten(0, 1), b.flatten(0, 1)).view(*a.shape[:2], a.shape[2], b.shape[3])
+
+    return call

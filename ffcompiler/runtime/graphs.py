@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ..graph import Arg, Graph, Node, Ref, Step, Symbol, SymbolKind
+from ..graph import Arg, Graph, Node, Ref, Step, Symbol, SymbolKind, TensorType
 from ..ops import OPS
 from ..signatures import overload
+from .watch import Pace, Watch, look
 
 OVERLOADS: dict[str, Any] = {name: overload(name) for name in OPS}
 """The admitted operators; names from a plan are looked up here and nowhere else."""
@@ -52,16 +53,23 @@ def argument(arg: Arg, device: torch.device, value: Mapping[tuple[str, int | Non
 
 @dataclass(frozen=True, slots=True)
 class GraphCall:
-    """``call(env)`` adds the outputs of a graph to an environment; ``call.values(env, k, tables)`` gives them."""
+    """``call(env)`` adds the outputs of a graph to an environment; ``call.values(env, k, tables)`` gives them.
+
+    ``watched``: its function takes a watch, or None, after all else, and looks at it between operators.
+    """
 
     inputs: tuple[str, ...]
     tables: tuple[int, ...]  # the per-step tables it reads
     outputs: tuple[Ref, ...]
     function: Any
+    watched: bool = False
 
-    def values(self, env: Mapping[str, Any], numbers: Sequence[int | float] = ()) -> tuple[Tensor, ...]:
-        """The outputs; ``numbers`` are the entries of ``tables`` at the step."""
-        result: tuple[Tensor, ...] = self.function(*[env[name] for name in self.inputs], *numbers)
+    def values(
+        self, env: Mapping[str, Any], numbers: Sequence[int | float] = (), watch: Watch | None = None
+    ) -> tuple[Tensor, ...]:
+        """The outputs; ``numbers`` are the entries of ``tables`` at the step. Raises: `LeftError`."""
+        watches = (watch,) if self.watched else ()
+        result: tuple[Tensor, ...] = self.function(*[env[name] for name in self.inputs], *numbers, *watches)
         return result
 
     def extend(self, env: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,12 +83,16 @@ def by_name(node: Node) -> Any:
 
 
 def graph_call(
-    graph: Graph, device: torch.device, extra: Sequence[Ref] = (), how: Callable[[Node], Any] = by_name
+    graph: Graph,
+    device: torch.device,
+    extra: Sequence[Ref] = (),
+    how: Callable[[Node], Any] = by_name,
+    watched: bool = False,
 ) -> GraphCall:
     """``graph`` compiled for ``device``, giving its outputs and the values in ``extra``; ``how`` calls its nodes."""
-    module, outputs, tables = to_fx(graph, device, extra, how)
+    module, outputs, tables = to_fx(graph, device, extra, how, watched)
     inputs = _inputs(graph)
-    return GraphCall(inputs, tables, outputs, module.forward)
+    return GraphCall(inputs, tables, outputs, module.forward, watched)
 
 
 def _inputs(graph: Graph) -> tuple[str, ...]:
@@ -95,7 +107,11 @@ def _reads(graph: Graph) -> list[Ref]:
 
 
 def to_fx(
-    graph: Graph, device: torch.device, extra: Sequence[Ref] = (), how: Callable[[Node], Any] = by_name
+    graph: Graph,
+    device: torch.device,
+    extra: Sequence[Ref] = (),
+    how: Callable[[Node], Any] = by_name,
+    watched: bool = False,
 ) -> tuple[fx.GraphModule, tuple[Ref, ...], tuple[int, ...]]:
     """The graph as a torch.fx module, its outputs, and the step tables whose numbers follow its tensor inputs."""
     out = fx.Graph()
@@ -107,6 +123,7 @@ def to_fx(
     tables = tuple(sorted({step.table for node in graph.nodes for step in node.steps()}))
     for table in tables:
         value[table] = out.placeholder(f"step{table}")
+    watch = out.placeholder("watch", default_value=None) if watched else None
     for node in graph.nodes:
         args = tuple(argument(a, device, value) for a in node.args)
         kwargs = {k: argument(v, device, value) for k, v in node.kwargs}
@@ -118,4 +135,24 @@ def to_fx(
     outputs = tuple(dict.fromkeys((*graph.outputs, *extra)))
     out.output(tuple(value[(r.name, r.output)] for r in outputs))
     out.eliminate_dead_code()
+    if watch is not None:
+        _add_looks(out, watch, {value[node.name, None]: count for node, count in elements_by_node(graph)})
     return fx.GraphModule(torch.nn.Module(), out), outputs, tables
+
+
+def elements_by_node(graph: Graph, given: Mapping[str, TensorType] | None = None) -> Iterator[tuple[Node, int]]:
+    """How many elements each node works on, as far as types are known: those of its largest operand or result."""
+    sizes = {key: torch.Size(kind.shape).numel() for key, kind in (given or {}).items()}
+    sizes |= {value.name: torch.Size(value.type.shape).numel() for value in graph.inputs}
+    for node in graph.nodes:
+        sizes[node.name] = sum(torch.Size(kind.shape).numel() for kind in node.types if kind is not None)
+        yield node, max(sizes[node.name], *(sizes.get(ref.name, 0) for ref in node.refs()), 0)
+
+
+def _add_looks(out: fx.Graph, watch: fx.Node, elements: Mapping[fx.Node, int]) -> None:
+    """Calls of `look` between operators, each of which works on so many elements."""
+    pace = Pace()
+    for node in [node for node in out.nodes if node in elements][:-1]:
+        if pace.due(elements[node]):
+            with out.inserting_after(node):
+                out.call_function(look, (watch,))

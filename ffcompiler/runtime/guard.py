@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 from typing import TypeAlias
 
 from ..plan import Costs
@@ -15,7 +18,7 @@ KEEP = 4
 SAVED = 1 / 3
 """So much of a sweep's cost has to be saved by halving its window: of small steps a short one costs as much."""
 STALL = 8.0
-"""A sweep that takes this many times its calibrated cost is charged what it took (denormals can cost 200 times)."""
+"""What a sweep takes beyond so many times its calibrated cost is charged too (denormals can cost 200 times)."""
 
 Window: TypeAlias = int | tuple[int, int]
 """The blocks of a sweep that is priced by them: how many, or, of unlike ones, from which to before which."""
@@ -26,8 +29,12 @@ class Handover(Enum):
 
     RESUMED = "the function itself, whose loop begins at the certified front"
     CAPTURED = "the captured loop, from the certified front; or the function from its beginning, where that costs less"
+    CACHED = "sweeps over one block after the other, in windows; or the function from its beginning"
     ONWARD = "the captured loop, from the certified front, there being no way back"
     LOADED = "the captured loop, which is also the reference"
+
+
+_MAY_BEGIN_ANEW = frozenset({Handover.CAPTURED, Handover.CACHED})
 
 
 @dataclass(slots=True)
@@ -45,6 +52,8 @@ class Guard:
     drawn: float | None = None
     handover: Handover = Handover.RESUMED
     fills: bool = False  # the first sweep that does not certify fills buffers, and so costs more than others
+    run: int = 1  # blocks that sweeps compute in order, in a call for each: windows end where such runs do
+    waves: bool = False  # sweeps go through the levels of a stack: the first one over a window is mostly the last
     spent: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
@@ -54,6 +63,11 @@ class Guard:
     def _drawn(self) -> float:
         assert self.costs is not None
         return self.costs.draws if self.drawn is None else self.drawn
+
+    @property
+    def _again(self) -> float:
+        assert self.costs is not None
+        return self.costs.once if self.costs.again is None else min(self.costs.again, self.costs.once)
 
     @property
     def reference(self) -> float:
@@ -72,21 +86,37 @@ class Guard:
             return self.costs.after
         if self.handover is Handover.RESUMED:  # what comes before the loop is done again
             inside = max(self.reference - self.costs.after, 0.0)
-            return self.costs.once + inside * (self.blocks - certified) / self.blocks + self.costs.after
+            return self._again + inside * (self.blocks - certified) / self.blocks + self.costs.after
         captured = self._captured(certified)
-        return min(captured, self.reference) if self.handover is Handover.CAPTURED else captured
+        return min(captured, self.reference) if self.handover in _MAY_BEGIN_ANEW else captured
 
     def anew(self, certified: int) -> bool:
         """Whether the function from its beginning costs less than the captured loop from the certified front."""
-        if self.costs is None or self.handover is not Handover.CAPTURED or certified >= self.blocks:
+        if self.costs is None or self.handover not in _MAY_BEGIN_ANEW or certified >= self.blocks:
             return False
         return self._captured(certified) > self.reference
 
-    def allows(self, certified: int, exact: bool, window: Window | None = None) -> bool:
-        """Whether one more sweep keeps the promise; an uncertified one must leave room for its certificate."""
+    def allows(self, certified: int, exact: bool, window: Window | None = None, making: float = 0.0) -> bool:
+        """Whether one more sweep keeps the promise; an uncertified one must leave room for its certificate.
+
+        ``making``: seconds that are needed before it can begin.
+        """
         if self.costs is None:
             return True
-        return self.spent + self._ahead(exact, window) + self.rest(certified) <= SLACK * self.reference
+        return self.spent + making + self._ahead(exact, window) + self.rest(certified) <= SLACK * self.reference
+
+    def patience(self, certified: int, exact: bool, window: Window | None = None) -> float:
+        """Seconds after which a sweep that has begun is left: what it is charged by then, there is room for."""
+        if self.costs is None:
+            return math.inf
+        return max(self._room(certified), STALL * self.cost(exact, window))
+
+    def spare(self, certified: int, exact: bool, window: Window | None = None) -> float:
+        """Seconds that may pass before a sweep begins, so that it is still allowed then."""
+        return math.inf if self.costs is None else self._room(certified) - self._ahead(exact, window)
+
+    def _room(self, certified: int) -> float:
+        return SLACK * self.reference - self.spent - self.rest(certified)
 
     def narrowed(self, certified: int, exact: bool, lo: int, hi: int) -> int:
         """Where a window that may end anywhere had better end: so many sweeps of it are left before the run ends.
@@ -96,25 +126,42 @@ class Guard:
         """
         if self.costs is None:
             return hi
-        left = SLACK * self.reference - self.spent - self.rest(certified)
-        while hi - lo > 1 and KEEP * (cost := self.cost(exact, hi - lo)) > left:
-            half = lo + (hi - lo) // 2
-            if self.cost(exact, half - lo) > (1 - SAVED) * cost:
-                break
-            hi = half
-        return hi
+        keep = 1 if self.waves else KEEP
+        released = self.rest(certified) - self.rest(certified + self.run)  # by every sweep one run, at least
+        left = self._room(certified) + (keep - 1) * released
+        costs = [(end, self.cost(exact, end - lo)) for end in self._halved(lo, hi)]
+        whole = keep * costs[0][1]
+        enough = left if whole <= left else min(left, (1 - SAVED) * whole)
+        fits = next((end for end, cost in costs if keep * cost <= enough), None)
+        if fits is not None:
+            return fits
+        shorter = ((end, cost, half) for (end, cost), (_, half) in pairwise(costs))
+        return next((end for end, cost, half in shorter if half > (1 - SAVED) * cost), costs[-1][0])
+
+    def _halved(self, lo: int, hi: int) -> Iterator[int]:
+        """Where a window may end: halved again and again, in whole runs."""
+        yield hi
+        while hi - lo > self.run:
+            hi = lo + max((hi - lo) // (2 * self.run), 1) * self.run
+            yield hi
 
     def charge(self, exact: bool, seconds: float, window: Window | None = None) -> None:
         """A sweep was made, or begun, and took so long."""
         if self.costs is not None:
             cost = self.cost(exact, window)
-            self.spent += cost if seconds <= STALL * cost else seconds
+            self.spent += cost + max(seconds - STALL * cost, 0.0)
 
-    def why(self, certified: int, exact: bool, window: Window | None, sweeps: int) -> str:
+    def pay(self, seconds: float) -> None:
+        """So long was worked for something else than a sweep."""
+        if self.costs is not None:
+            self.spent += seconds
+
+    def why(self, certified: int, exact: bool, window: Window | None, sweeps: int, making: float = 0.0) -> str:
         """What was spent, and what one more sweep would have needed."""
         ahead, rest = self._ahead(exact, window), self.rest(certified)
-        need = f"{self.spent:.3g} s spent + {ahead:.3g} s for a sweep + {rest:.3g} s for the rest"
-        more = f"{self.spent + ahead + rest:.4g} s, above {SLACK} of the reference's {self.reference:.4g} s"
+        window_made = f" + {making:.3g} s for making its window" if making else ""
+        need = f"{self.spent:.3g} s spent{window_made} + {ahead:.3g} s for a sweep + {rest:.3g} s for the rest"
+        more = f"{self.spent + making + ahead + rest:.4g} s, above {SLACK} of the reference's {self.reference:.4g} s"
         if not sweeps:
             return f"no sweep is worth its cost: {need} would be {more}"
         return f"after sweep {sweeps}, at block {certified} of {self.blocks}: {need} would be {more}"
@@ -122,6 +169,10 @@ class Guard:
     def cost(self, exact: bool, window: Window | None = None) -> float:
         """Seconds of a sweep, as calibrated."""
         assert self.costs is not None
+        if self.waves and window is not None:
+            return self.costs.wave(window if isinstance(window, int) else window[1] - window[0])
+        if self.run > 1:
+            return self._in_runs(window[1] - window[0] if isinstance(window, tuple) else window)
         if isinstance(window, tuple):
             return self.costs.part(*window)
         if window is not None:
@@ -129,6 +180,12 @@ class Guard:
         if exact:
             return self.costs.certify
         return self.costs.fill if self.fills and self.costs.fill else self.costs.sweep
+
+    def _in_runs(self, blocks: int | None) -> float:
+        """Of a recurrence so many blocks count; of an array all, whatever the window."""
+        assert self.costs is not None
+        each = self.costs.certify if blocks is None else self.costs.window(-(-blocks // self.run))
+        return self.costs.in_runs(self.run, self.blocks if blocks is None else blocks, each)
 
     def _ahead(self, exact: bool, window: Window | None) -> float:
         assert self.costs is not None
@@ -139,7 +196,21 @@ class Guard:
         assert self.costs is not None
         if self.costs.blocks:
             return sum(self.costs.blocks[done:]) + self.costs.after
-        return self._captured_step() * (self.blocks - done) + self.costs.after
+        rest = self._cached(done) if self._windows else self._captured_step() * (self.blocks - done)
+        return rest + self.costs.after
+
+    @property
+    def _windows(self) -> bool:
+        """Whether the rest is done in windows of one block, at a cost that is known."""
+        return self.handover is Handover.CACHED and self.costs is not None and bool(self.costs.windows)
+
+    def _cached(self, done: int) -> float:
+        """Seconds of windows of one block from block ``done`` on: all is evaluated first, and certified at the end.
+
+        A window brings up to date what the block before it changed, too.
+        """
+        assert self.costs is not None
+        return (self.costs.fill or self.costs.sweep) + (self.blocks - done) * self.costs.window(2) + self.costs.certify
 
     def _captured_step(self) -> float:
         """Where it was not measured: a step of the reference without what it draws and what comes after it."""

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from ..graph import Arg, Node, Ref
-from .folds import Call, Shapes, Values, matrix_times, product_with_matrix, rows_times
+from .folds import Call, Shapes, Values, matrix_times, product_of_steps, product_with_matrix, rows_times
+from .lift_layers import attention, batch_norm, layer_norm
 
 
 def plain_call(node: Node, op: Any, types: Shapes, lifted: frozenset[str]) -> Call | None:
@@ -153,17 +154,6 @@ def _trailing(node: Node, op: Any, types: Shapes, lifted: frozenset[str]) -> Cal
     return None if key is None else lambda values: op(values[key], *map(_plain, rest))
 
 
-def _normalised(node: Node, op: Any, types: Shapes, lifted: frozenset[str]) -> Call | None:
-    """A layer norm over the last dimensions, by weights that all steps share."""
-    of, shape, *affine = node.args
-    weights = [a for a in affine if isinstance(a, Ref)]
-    if not isinstance(of, Ref) or of.key not in lifted or node.kwargs or any(w.key in lifted for w in weights):
-        return None
-    return lambda values: op(
-        values[of.key], _plain(shape), *(values[a.key] if isinstance(a, Ref) else a for a in affine)
-    )
-
-
 def _looked_up(node: Node, op: Any, types: Shapes, lifted: frozenset[str]) -> Call | None:
     """Rows of a table that all steps share."""
     table, index, *rest = node.args
@@ -193,11 +183,14 @@ RULES: dict[str, Callable[[Node, Any, Shapes, frozenset[str]], Call | None]] = {
         "max.dim min.dim unbind.int": _axes((1,)),
         "unsafe_split.Tensor roll.default": _axes((2,)),
         "constant_pad_nd.default": _trailing,
-        "native_layer_norm.default": _normalised,
+        "native_layer_norm.default": layer_norm,
+        "_native_batch_norm_legit_no_training.default": batch_norm,
+        "_scaled_dot_product_flash_attention_for_cpu.default": attention,
         "embedding.default": _looked_up,
         "mm.default": product_with_matrix,
         "mv.default": matrix_times,
         "addmm.default linear.default": rows_times,
+        "bmm.default": product_of_steps,
     }.items()
     for name in names.split()
 }

@@ -9,13 +9,14 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from ..graph import Node, Ref, TensorType
+from .watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Steps ``lo .. hi - 1``, the shared values by key, and whether the result is to certify.
+    """Steps ``lo .. hi - 1``, or every so many of them, the shared values by key, and whether the result is to certify.
 
-    ``given``: the values that are lifted already, each ``[hi - lo, *shape]``.
+    ``given``: the values that are lifted already, each ``[count, *shape]``.
     """
 
     lo: int
@@ -23,6 +24,18 @@ class Window:
     shared: Mapping[str, Tensor]
     exact: bool
     given: Mapping[str, Tensor] = field(default_factory=dict)
+    every: int = 1
+    watch: Watch | None = None
+
+    @property
+    def steps(self) -> slice:
+        """Where the steps stand in a stack of all."""
+        return slice(self.lo, self.hi, self.every)
+
+    @property
+    def count(self) -> int:
+        """Of the steps."""
+        return len(range(self.lo, self.hi, self.every))
 
 
 Values: TypeAlias = dict[str, Tensor]  # by key: lifted

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from ..graph import Graph, Node, Ref, TensorType
 from ..program import Tables
+from .graphs import elements_by_node
 from .lift_checks import operands
 from .lift_window import Rule, Values, Window, results_of
 from .lifting import Lifting
+from .watch import Pace, look
 
 LIFTED_BYTES = 2**26
 """Steps are evaluated in runs such that no lifted value is larger than this."""
@@ -54,6 +56,9 @@ class Lifted:
         self._lifts = self._unread_left_out(lifts, frozenset(lifting.gathers))
         self._dropped = self._read_last()
         self._width = max(1, LIFTED_BYTES // self._step_bytes())
+        elements = {node.name: count for node, count in elements_by_node(graph, given)}
+        self._elements = [elements[lift.name] for lift in self._lifts]  # at one step
+        self._looks: dict[int, tuple[bool, ...]] = {}
 
     @property
     def exact(self) -> bool:
@@ -61,18 +66,19 @@ class Lifted:
         return not self.inexact and not self.unlifted
 
     def __call__(self, window: Window) -> tuple[Tensor, ...]:
-        if window.hi - window.lo <= self._width:
+        steps = range(window.lo, window.hi, window.every)
+        if len(steps) <= self._width:
             return self._evaluate(window)
         parts = []
-        for lo in range(window.lo, window.hi, self._width):
-            hi = min(lo + self._width, window.hi)
-            given = {key: t[lo - window.lo : hi - window.lo] for key, t in window.given.items()}
-            parts.append(self._evaluate(replace(window, lo=lo, hi=hi, given=given)))
+        for first in range(0, len(steps), self._width):
+            some = steps[first : first + self._width]
+            given = {key: t[first : first + len(some)] for key, t in window.given.items()}
+            parts.append(self._evaluate(replace(window, lo=some[0], hi=some[-1] + 1, given=given)))
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     def _evaluate(self, window: Window) -> tuple[Tensor, ...]:
         values: Values = dict(window.given)
-        for lift, dropped in zip(self._lifts, self._dropped, strict=True):
+        for lift, dropped, due in zip(self._lifts, self._dropped, self._due(window), strict=True):
             result = lift.rule(window, values)
             if len(lift.keys) == 1:
                 values[lift.keys[0]] = result
@@ -80,13 +86,24 @@ class Lifted:
                 values.update(zip(lift.keys, result, strict=True))
             for key in dropped:
                 values.pop(key, None)
+            if due:
+                look(window.watch)
         return tuple(self._output(ref, window, values) for ref in self._graph.outputs)
+
+    def _due(self, window: Window) -> tuple[bool, ...]:
+        """After which lifts there is a look at the watch: by how many steps they are for, to the power of two."""
+        steps = 1 << window.count.bit_length() if window.watch is not None else 0
+        if steps not in self._looks:
+            pace = Pace()
+            due = [bool(steps) and pace.due(steps * count) for count in self._elements[:-1]]
+            self._looks[steps] = (*due, *[False] * (len(self._elements) - len(due)))
+        return self._looks[steps]
 
     def _output(self, ref: Ref, window: Window, values: Values) -> Tensor:
         if ref.key in values:
             return values[ref.key]
         value = window.shared[ref.key]  # the same at every step
-        return value.expand(window.hi - window.lo, *value.shape)
+        return value.expand(window.count, *value.shape)
 
     def _step_bytes(self) -> int:
         """Bytes of the largest value of one step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from ..ops import OPS, Numerics
 from ..program import Tables
 from .graphs import OVERLOADS, argument, symbol_value
 from .lift_checks import Samples, is_exact, only_compared, operands
+from .lift_layers import has_batching_rule
 from .lift_rules import plain_call
 from .lift_window import Rule, Values, Window, results_of
 from .places import place_of, read_places, write_places
 from .plain import plain
 from .positions import Indexed, Positions
+from .watch import FEW, look
 
 WIDE_SCALARS = frozenset({"float32", "float64", "int32", "int64", "int16", "int8", "uint8"})
 """Element types for which a Python number and a tensor element of the same value compute alike."""
@@ -94,11 +97,11 @@ class Lifting:
         row = torch.tensor([int(v) + (size if v < 0 else 0) for v in self._tables[place.table]], device=self._device)
 
         def rule(window: Window, values: Values) -> Tensor:
-            starts = row[window.lo : window.hi]
+            starts = row[window.steps]
             if value is None:
                 return read_places(values[place.of], place, starts)
             new = self._value(value, window, values)
-            new = new if value in values else new.expand(window.hi - window.lo, *new.shape)
+            new = new if value in values else new.expand(window.count, *new.shape)
             return write_places(values[place.of], new, place, starts)
 
         return rule
@@ -112,9 +115,9 @@ class Lifting:
         dtype, shape = getattr(torch, node.type.dtype), node.type.shape
         if not isinstance(number, Step):
             same = torch.full((1,) * (len(shape) + 1), number, device=self._device, dtype=dtype)
-            return lambda window, values: same.expand(window.hi - window.lo, *shape)
+            return lambda window, values: same.expand(window.count, *shape)
         row = torch.tensor(self._tables[number.table], device=self._device, dtype=dtype).reshape(-1, *(1,) * len(shape))
-        return lambda window, values: row[window.lo : window.hi].expand(-1, *shape)
+        return lambda window, values: row[window.steps].expand(-1, *shape)
 
     def _gather(self, node: Node) -> Rule | None:
         """A chain of selects and slices at the step's position, taken from one shared value."""
@@ -134,7 +137,7 @@ class Lifting:
         axes = tuple(sorted((*axes, indexed), key=lambda a: a.dim))
         self.gathers[node.name] = (base, axes)
         positions = Positions(shape, axes)
-        return lambda window, values: positions.read(window.shared[base], window.lo, window.hi)
+        return lambda window, values: positions.read(window.shared[base], window.lo, window.hi, window.every)
 
     def _indexed(self, node: Node, shape: tuple[int, ...], axes: tuple[Indexed, ...]) -> Indexed | None:
         free = [dim for dim in range(len(shape)) if dim not in {a.dim for a in axes if a.length is None}]
@@ -197,10 +200,10 @@ class Lifting:
         return rule
 
     def _batched(self, node: Node) -> Rule | None:
-        """Any operator with a batching rule, through ``torch.vmap``; None if it uses the step's number."""
-        if any(node.steps()):
-            return None
+        """Through ``torch.vmap``; None without a batching rule, which is a loop, or if it uses the step's number."""
         op, keys = OVERLOADS[node.op], operands(node)
+        if any(node.steps()) or not has_batching_rule(op):
+            return None
 
         def call(*tensors: Tensor) -> Tensor:
             args, kwargs = self._arguments(node, dict(zip(keys, tensors, strict=True)), _no_step)
@@ -222,7 +225,10 @@ class Lifting:
         def rule(window: Window, values: Values) -> Any:
             columns = [self._column(a, window, values) for a in arguments]
             rows = zip(*columns, strict=True)
-            made = [op(*row[:count], **dict(zip(keywords, row[count:], strict=True))) for row in rows]
+            made: list[Any] = []
+            while some := tuple(islice(rows, FEW)):
+                made += [op(*row[:count], **dict(zip(keywords, row[count:], strict=True))) for row in some]
+                look(window.watch)
             if len(node.types) == 1 and isinstance(made[0], Tensor):
                 return torch.stack(made)
             return tuple(torch.stack(column) for column in zip(*made, strict=True))
@@ -231,14 +237,14 @@ class Lifting:
 
     def _column(self, arg: Arg, window: Window, values: Values) -> Sequence[Any]:
         """What an argument is at each step of the window."""
-        steps = window.hi - window.lo
+        steps = window.count
         match arg:
             case Ref() if arg.key in values:
-                return _as_recorded(values[arg.key], self._types[arg.key]).unbind(0)
+                return in_layout(values[arg.key], self._types[arg.key]).unbind(0)
             case Ref():
                 return (window.shared[arg.key],) * steps
             case Step(table=table):
-                return self._tables[table][window.lo : window.hi]
+                return self._tables[table][window.steps]
             case tuple():
                 columns = [self._column(a, window, values) for a in arg]
                 return [list(row) for row in zip(*columns, strict=True)] if columns else ([],) * steps
@@ -262,7 +268,7 @@ class Lifting:
         dtype = getattr(torch, kind) if kind is not None and isinstance(numbers[0], float) else None
         if (table, dtype) not in self._rows:
             self._rows[table, dtype] = torch.tensor(numbers, device=self._device, dtype=dtype)
-        return self._rows[table, dtype][window.lo : window.hi].reshape(-1, *(1,) * rank)
+        return self._rows[table, dtype][window.steps].reshape(-1, *(1,) * rank)
 
 
 def _no_step(table: int) -> Any:
@@ -274,7 +280,7 @@ def _with_rank(t: Tensor, rank: int, lifted: bool) -> Tensor:
     return t[(slice(None), *(None,) * missing)] if missing > 0 else t
 
 
-def _as_recorded(lifted: Tensor, recorded: TensorType) -> Tensor:
+def in_layout(lifted: Tensor, recorded: TensorType) -> Tensor:
     """``lifted`` such that each step's part has the strides that the author's code has."""
     wanted = [s for size, s in zip(recorded.shape, recorded.stride, strict=True) if size != 1]
     has = [s for size, s in zip(lifted.shape[1:], lifted.stride()[1:], strict=True) if size != 1]

@@ -11,7 +11,8 @@ from ..graph import Node
 from .graphs import OVERLOADS
 
 _NAMES = """gru_cell.default lstm_cell.default rnn_tanh_cell.default rnn_relu_cell.default
-mm.default addmm.default bmm.default mv.default select.int t.default transpose.int permute.default unsqueeze.default
+mm.default addmm.default bmm.default baddbmm.default mv.default select.int narrow.default t.default transpose.int
+permute.default unsqueeze.default
 cat.default stack.default add.Tensor sub.Tensor mul.Tensor div.Tensor addcmul.default neg.default abs.default
 sqrt.default rsqrt.default tanh.default sigmoid.default relu.default exp.default log.default sin.default cos.default
 where.self argmax.default embedding.default index_select.default gather.default _softmax.default

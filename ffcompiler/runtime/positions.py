@@ -33,20 +33,24 @@ class Positions:
     def __post_init__(self) -> None:
         self.first = _raster_start(self.shape, self.axes)
 
-    def read(self, array: Tensor, lo: int, hi: int) -> Tensor:
-        """Lifted regions of steps ``lo .. hi - 1``: ``[hi - lo, *region]``. A view where the steps run in order."""
+    def read(self, array: Tensor, lo: int, hi: int, every: int = 1) -> Tensor:
+        """Lifted regions of steps ``lo .. hi - 1``, or every so many of them: ``[steps, *region]``.
+
+        A view where the steps run in order.
+        """
         if self._runs_in(array):
-            return self._kept(self._raster(array, lo, hi))
+            return self._kept(self._raster(array, lo, hi, every))
         others = self._permuted(array)
-        picked = others[self._grid(lo, hi, array.device)]
+        picked = others[self._grid(slice(lo, hi, every), array.device)]
         return self._to_region(picked)
 
-    def write(self, array: Tensor, lo: int, hi: int, lifted: Tensor) -> None:
+    def write(self, array: Tensor, lo: int, hi: int, lifted: Tensor, every: int = 1) -> None:
         """Put lifted regions back in place."""
         if self._runs_in(array):
-            self._kept(self._raster(array, lo, hi)).copy_(lifted)
+            self._kept(self._raster(array, lo, hi, every)).copy_(lifted)
             return
-        self._permuted(array)[self._grid(lo, hi, array.device)] = self._from_region(lifted)
+        grid = self._grid(slice(lo, hi, every), array.device)
+        self._permuted(array)[grid] = self._from_region(lifted)
 
     # ------------------------------------------------------------------------------------------ in raster order
 
@@ -57,11 +61,11 @@ class Positions:
         dims = [axis.dim for axis in self.axes]
         return all(array.stride(a) == array.stride(b) * array.shape[b] for a, b in pairwise(dims))
 
-    def _raster(self, array: Tensor, lo: int, hi: int) -> Tensor:
+    def _raster(self, array: Tensor, lo: int, hi: int, every: int) -> Tensor:
         dim, last = self.axes[0].dim, self.axes[-1].dim
         flat = array.flatten(dim, last) if last > dim else array
         assert self.first is not None
-        return flat.narrow(dim, self.first + lo, hi - lo).movedim(dim, 0)
+        return flat.narrow(dim, self.first + lo, hi - lo).movedim(dim, 0)[::every]
 
     def _kept(self, lifted: Tensor) -> Tensor:
         """Put back, with size 1, the dimensions that a slice of length 1 keeps."""
@@ -80,15 +84,15 @@ class Positions:
         indexed = {a.dim for a in self.axes}
         return [dim for dim in range(len(self.shape)) if dim not in indexed]
 
-    def _grid(self, lo: int, hi: int, device: torch.device) -> tuple[Tensor, ...]:
+    def _grid(self, steps: slice, device: torch.device) -> tuple[Tensor, ...]:
         """Index tensors ``[steps, length of axis 0, length of axis 1, ...]``."""
         grids = []
         for position, axis in enumerate(self.axes):
-            starts = torch.tensor(axis.starts[lo:hi], device=device)
+            starts = torch.tensor(axis.starts[steps], device=device)
             offsets = torch.arange(axis.length or 1, device=device)
             grid = starts[:, None] + offsets
             ones_before, ones_after = (1,) * position, (1,) * (len(self.axes) - 1 - position)
-            grids.append(grid.reshape(hi - lo, *ones_before, axis.length or 1, *ones_after))
+            grids.append(grid.reshape(len(starts), *ones_before, axis.length or 1, *ones_after))
         return tuple(grids)
 
     def _order(self) -> list[int]:

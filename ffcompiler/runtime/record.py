@@ -61,7 +61,8 @@ class Certificate:
             parts.append(f"{self.sequential_blocks} blocks by the reference's own steps")
         text = f"{self.equality}: {' and '.join(parts)} ({self.method})"
         if self.residual is not None:
-            text += f"; residual at most {self.residual:.3g}, estimated error {self.estimated_error or 0.0:.3g}"
+            error = "unknown" if self.estimated_error is None else f"{self.estimated_error:.3g}"
+            text += f"; residual at most {self.residual:.3g}, estimated error {error}"
         return text
 
 

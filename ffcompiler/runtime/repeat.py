@@ -21,8 +21,9 @@ from ..program import RepeatedMap
 from .graphs import GraphCall, graph_call
 from .guard import SLACK, Guard
 from .record import Certificate, Ending, RunRecord, Sweep
-from .solve import Clock, Solution
+from .solve import Solution
 from .unmoved import Look, look
+from .watch import Clock
 
 Env = Mapping[str, Tensor]
 State = tuple[Tensor, ...]
@@ -144,6 +145,8 @@ class RepeatRun:
             if found.same:
                 # under a tolerance what was measured is how far a step moves the old state: that is what is kept
                 kept = after if isinstance(self.equality, Bits) else state
+                if kept is init:  # which may be an argument, and the loop gives something of its own
+                    kept = tuple(t.clone() for t in init)
                 return self._end(kept, blocks, Ending.SWEEPS, self._found(k + 1))
             state = after
         return self._end(state, blocks, Ending.SWEEPS)

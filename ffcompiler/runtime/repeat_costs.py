@@ -11,8 +11,8 @@ import torch
 from ..plan import Bits, Costs, Equality
 from .record import RunRecord
 from .repeat import Env, Repeat, RepeatRun, State, StepGuard
-from .solve import Clock
 from .unmoved import look
+from .watch import Clock
 
 STEPS = 50
 """Steps that are timed at most, in one go."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph, Ref
-from ..plan import Bits, Method, Plan, Tolerance
+from ..plan import Bits, Method, Plan, Schedule, Tolerance
 from ..program import ArrayLoop, Chain, Loop, Program, Recurrence, RepeatedMap
 from ..proof import Proof
 from ..randomness import States, set_states, state_of
@@ -26,12 +26,14 @@ from .guard import STALL, Guard, Handover
 from .magnitude import Reach
 from .overwrites import Overwrites, make_overwrites
 from .premises import Zeros
-from .record import Certificate, RunRecord, Sweep
+from .record import Certificate, Ending, RunRecord, Sweep
 from .recurrent import Recurrent, make_recurrent
 from .repeat import Repeat, RepeatRun, StepGuard, claim, make_repeat
-from .solve import Clock, Solution, Solve, always_certifies
+from .runs import Runs
+from .solve import Solution, Solve, always_certifies
 from .steps import Steps, make_steps
 from .system import System, by_levels, make_system
+from .watch import Clock
 
 Observe = Callable[[Sweep], None]
 
@@ -59,6 +61,7 @@ class Runner:
     guarded: bool = True
     clock: Clock = time.perf_counter
     handover: Handover = Handover.RESUMED
+    rehearsal: bool = False  # what is made once for all runs is not charged to these
     program: Program = field(init=False)
     system: System | None = field(init=False, default=None)  # its blocks are the steps of the reference, in order
     recurrent: Recurrent | None = field(init=False, default=None)
@@ -80,19 +83,28 @@ class Runner:
         self._epilogue = graph_call(self.program.epilogue, self.device)
         self._zeros = Zeros(self.proof, self.device)
         self.overwrites = make_overwrites(self.program, self.device)
+        runs = Runs(self.plan.schedule.run)
         match self.program.loop:
             case ArrayLoop():
-                self.system = make_system(self.program.loop, self.proof, self.device, self.plan.align)
+                self.system = make_system(self.program.loop, self.proof, self.device, self.plan.align, runs=runs)
                 self.solving = self.system
                 if self.plan.schedule.method is Method.WAVEFRONT and self.proof.wave is not None:
                     self.solving = by_levels(self.system, self.proof.wave, self.plan.align)
             case RepeatedMap():
                 self.repeat = make_repeat(self.program.loop, self.device)
             case Recurrence():
-                self.recurrent = self.solving = make_recurrent(self.program.loop, self.device)
+                self.recurrent = self.solving = make_recurrent(
+                    self.program.loop,
+                    self.device,
+                    runs,
+                    self.plan.schedule.method is Method.WAVEFRONT,
+                    isinstance(self.plan.equality, Bits),
+                )
                 self._steps = self.recurrent.steps
             case Chain():
-                self.chained = self.solving = make_chained(self.program.loop, self.device, self.plan.schedule)
+                self.chained = self.solving = make_chained(
+                    self.program.loop, self.device, runs, loose=isinstance(self.plan.equality, Tolerance)
+                )
             case Loop():
                 self._steps = make_steps(self.program.loop, self.device)
 
@@ -157,6 +169,8 @@ class Runner:
             execution.env = solve.env
         else:
             solution = self._in_steps(solve.run(execution.init[0]), execution.init[0])
+            if solution.ending is Ending.GUARD and self.handover is Handover.CACHED:
+                solution = self._block_by_block(execution, solution)
         execution.solution = solution
         record = execution.record
         record.certified, record.ending, record.detail = solution.certified, solution.ending, solution.detail
@@ -169,6 +183,32 @@ class Runner:
         run = RepeatRun(repeat, equality, guard, guard.every, env, record, self.clock, observe)
         execution.solution = run.run(execution.init)
         return execution.solution
+
+    def _block_by_block(self, execution: Execution, found: Solution) -> Solution:
+        """What the guard has stopped, gone on with in windows of one block: no more is tried than is needed.
+
+        Unlike steps of the captured loop, sweeps look at the premises.
+        """
+        system, record = self.system, execution.record
+        assert system is not None
+        spent, reference = record.spent, record.reference
+        limits = {name: system.bounds.get(name, math.inf) for name in system.finite}
+        solve = Solve(
+            system,
+            Schedule(Method.GAUSS_SEIDEL, windows=system.windowed is not None),
+            self.plan.equality,
+            Guard(None, system.blocks),
+            execution.env,
+            record,
+            self.clock,
+            reach=Reach(system.loop, limits) if limits else None,
+        )
+        solve.working = solve.certified = solve.settled = solve.reached = found.certified
+        rest = solve.run(system.reset_from(found.state, execution.init[0], found.certified))
+        record.spent, record.reference = spent, reference
+        if rest.ending is not Ending.SWEEPS:
+            return rest
+        return replace(rest, ending=found.ending, detail=f"{found.detail}; the rest went on in windows of one block")
 
     def _in_steps(self, solution: Solution, init: Tensor) -> Solution:
         """The solution in terms of the reference's steps: of a partial one, those before the first that is missing.
@@ -197,6 +237,7 @@ class Runner:
             observe,
             Reach(system.loop, limits) if system is not None and limits else None,
             time.process_time if self.clock is time.perf_counter and self.device.type == "cpu" else None,
+            self.rehearsal,
         )
 
     def guard(self, drawn: float | None = None) -> Guard:
@@ -205,7 +246,9 @@ class Runner:
         if self.repeat is not None:
             return StepGuard(costs, self.repeat.blocks, drawn, self.handover)
         assert self.solving is not None
-        return Guard(costs, self.solving.blocks, drawn, self.handover, self.plan.schedule.windows)
+        run = self.plan.schedule.run if self.chained is None else 1  # a chain's blocks cost the same in any order
+        waves = self.recurrent is not None and self.recurrent.waves is not None
+        return Guard(costs, self.solving.blocks, drawn, self.handover, self.plan.schedule.windows, run, waves)
 
     def hindrance(self) -> str:
         """Why the guard allows no first sweep; empty if it allows one."""
@@ -323,10 +366,11 @@ class Runner:
         residual = error = None
         if isinstance(self.plan.equality, Tolerance) and by_sweeps:
             residual = max((s.residual or 0.0 for s in sweeps), default=0.0)
-            error = estimated_error(residual, [s.change or 0.0 for s in sweeps])
+            in_levels = self.recurrent is not None and self.recurrent.waves is not None  # not iterated: no rate
+            error = None if in_levels else estimated_error(residual, [s.change or 0.0 for s in sweeps])
         return Certificate(
             str(self.plan.equality),
-            _METHOD if isinstance(self.plan.equality, Bits) else _RESIDUAL_METHOD,
+            _METHOD if isinstance(self.plan.equality, Bits) else _RESIDUAL_METHOD + _PADDED * self.plan.padded,
             by_sweeps,
             record.blocks - by_sweeps,
             len(sweeps),
@@ -338,6 +382,7 @@ class Runner:
 
 _METHOD = "every certified block was computed by the reference's own calls from final blocks"
 _RESIDUAL_METHOD = "the residual of every block was within the tolerance; this bounds the residual, not the error"
+_PADDED = ", of the loop over a padded array, which computes what the function does up to rounding"
 
 
 def _raised(error: Exception) -> str:

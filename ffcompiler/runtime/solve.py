@@ -7,6 +7,7 @@ moved only by certifying sweeps, and never moves back.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,14 +21,17 @@ from .guard import Guard, Window
 from .magnitude import Reach
 from .premises import totals
 from .record import Ending, RunRecord, Sweep
+from .watch import Clock, LeftError, Watch
+from .windowed import Windowed
 from .workspace import Workspace
-
-Clock = Callable[[], float]
 
 
 def always_certifies(system: Blocks, schedule: Schedule, equality: Equality) -> bool:
-    """Whether every sweep of a run certifies: none is windowed, and none rounds by another shape."""
-    return not schedule.windows and (system.exact or isinstance(equality, Tolerance))
+    """Whether every sweep of a run certifies: none is windowed, and none rounds by another shape.
+
+    Runs in order are computed by the calls that certify, whatever the system.
+    """
+    return not schedule.windows and (system.exact or isinstance(equality, Tolerance) or schedule.run > 1)
 
 
 @dataclass(slots=True)
@@ -59,14 +63,16 @@ class Solve:
     observe: Callable[[Sweep], None] | None = None
     reach: Reach | None = None
     work: Clock | None = None  # seconds in which processors worked for this process, where that can be told
+    rehearsal: bool = False  # windows are made for runs to come, which this one need not pay
     working: int = field(default=0, init=False)
     certified: int = field(default=0, init=False)
     reached: int = field(default=0, init=False)  # blocks that some sweep has worked on
     settled: int = field(default=0, init=False)  # blocks that are as the kept values of the workspace have them
     workspace: Workspace | None = field(default=None, init=False)
+    wider: tuple[int, int] | None = field(default=None, init=False)  # what the next sweep refreshes in place of its own
     polish: bool = field(init=False)  # certify with every sweep from now on
     quantum: int = field(init=False)
-    broken: str = field(default="", init=False)  # the premise that ended the run
+    broken: str = field(default="", init=False)  # the premise, or the sweep, that ended the run
 
     def __post_init__(self) -> None:
         self.polish = always_certifies(self.system, self.schedule, self.equality)
@@ -101,13 +107,17 @@ class Solve:
         blocks = self.system.blocks
         while self.certified < blocks:
             exact = self.polish or self.working >= blocks
-            if not self.guard.allows(self._done(), exact, self._priced(exact)):
+            making = 0.0 if exact else self._prepare()
+            if not self.guard.allows(self._done(), exact, self._priced(exact), making):
                 if exact or self.certified == self.working or not self.guard.allows(self._done(), True):
-                    why = self.guard.why(self._done(), exact, self._priced(exact), len(self.record.sweeps))
+                    why = self.guard.why(self._done(), exact, self._priced(exact), len(self.record.sweeps), making)
                     return self._end(state, Ending.GUARD, why)
                 exact = True
-            if not self.sweep(state, exact):
-                return self._end(state, Ending.PREMISE, self.broken)
+            try:
+                if not self.sweep(state, exact):
+                    return self._end(state, Ending.PREMISE, self.broken)
+            except LeftError:
+                return self._end(state, Ending.GUARD, self.broken)
         return self._end(state, Ending.SWEEPS)
 
     def _end(self, state: State, ending: Ending, detail: str = "") -> Solution:
@@ -118,39 +128,76 @@ class Solve:
     def sweep(self, state: State, exact: bool) -> bool:
         """One sweep of the window, in place. False if a premise did not hold: then the fronts are where they were.
 
-        However it ends, it is paid for.
+        However it ends, it is paid for. Raises: `LeftError` if it takes longer than can be paid for: then the fronts
+        are where they were, and certified blocks as they were.
         """
-        lo, hi = self._window(exact)
-        if not exact and self.workspace is not None and self.system.windowed is not None:
-            self.system.windowed.prepare(self.workspace, self._low(), hi)  # once for all runs, so it is not timed
-        priced, worked, started = self._priced(exact), self.work and self.work(), self.clock()
+        if not exact and self.guard.costs is None:
+            self._prepare()
+        (lo, hi), priced = self._window(exact), self._priced(exact)
+        watch = Watch(self.clock, self.work, self.guard.patience(self._done(), exact, priced))
         found, seconds = None, 0.0
         try:
-            found = self._update(state, lo, hi, exact)
+            found = self._update(state, lo, hi, exact, watch)
+        except LeftError as left:
+            number, predicted = len(self.record.sweeps) + 1, self.guard.cost(exact, priced)
+            self.broken = f"sweep {number} was left after {left.seconds:.3g} s, predicted {predicted:.3g} s"
+            raise
         finally:
-            seconds = self.clock() - started
-            spent = min(seconds, self.work() - worked) if self.work and worked is not None else seconds
-            self.guard.charge(exact, spent, priced)  # that other processes had the processors is no sweep's fault
+            seconds = self.clock() - watch.started
+            self.guard.charge(exact, watch.spent(seconds), priced)
         if found is not None:
             self._note(Sweep(lo, hi, self.working, exact, seconds, found.residual, found.change))
         return found is not None
 
-    def _update(self, state: State, lo: int, hi: int, exact: bool) -> Compared | None:
+    def _prepare(self) -> float:
+        """See that the calls of the next windowed sweep are there; the seconds that are missing to make them.
+
+        If there are not enough, the sweep brings more up to date than it needs: the least for which there are calls.
+        """
+        windowed, workspace, self.wider = self.system.windowed, self.workspace, None
+        if windowed is None or workspace is None:
+            return 0.0
+        low, hi = self._kept()
+        if workspace.bound((low, hi)) or self._made(windowed, workspace, low, hi):
+            return 0.0
+        wider = [(a, b) for a, b in workspace.windows() if a <= low and hi <= b]
+        if not wider:
+            return windowed.making
+        self.wider = min(wider, key=lambda window: window[1] - window[0])
+        return 0.0
+
+    def _made(self, windowed: Windowed, workspace: Workspace, low: int, hi: int) -> bool:
+        """Make the calls of a window, which all runs to come will have; False if this run cannot pay for them."""
+        spare = math.inf if self.rehearsal else self.guard.spare(self._done(), False, hi - low)
+        if spare < windowed.making:
+            return False
+        watch = Watch(self.clock, self.work, spare)
+        try:
+            windowed.prepare(workspace, low, hi, watch)
+        except LeftError:
+            pass  # it takes more than that: runs to come will not try unless they have more
+        finally:
+            windowed.making = watch.spent(self.clock() - watch.started)
+            self.guard.pay(0.0 if self.rehearsal else windowed.making)
+        return workspace.bound((low, hi))
+
+    def _update(self, state: State, lo: int, hi: int, exact: bool, watch: Watch | None = None) -> Compared | None:
         """New values in their place, and the fronts moved; None if a premise did not hold."""
         filled = self.width(exact) is None
-        values, operands = self._values(state, lo, hi, exact)
+        values, operands = self._values(state, lo, hi, exact, watch)
         found = compare_blocks(self.equality, self.system.read(state, lo, hi), values, totals(operands))
         if operands and not self.system.premises_hold(operands, found.numbers):
             self.broken = f"sweep {len(self.record.sweeps) + 1} did not meet {self.system.failed(operands)}"
             return None
         # under a tolerance the residual of an unchanged block was measured on its old value: that is what is kept
-        keep = 0 if found.residual is None else found.unchanged
-        if keep < hi - lo:
-            self.system.write(state, lo + keep, hi, tuple(leaf[keep:] for leaf in values) if keep else values)
-        front = self.system.final(lo + found.unchanged, hi)
+        known = self.system.unmoved(lo, hi, found.unchanged)
+        keep, written = (0, lo) if found.residual is None else (found.unchanged, known)
+        if written < hi:
+            self.system.write(state, written, hi, tuple(leaf[keep:] for leaf in values) if keep else values)
+        front = self.system.final(known, hi)
         if exact and self.reach is not None and self._reaches_too_far(self.system.read(state, self.certified, front)):
             return None
-        self._settle(lo + found.unchanged, hi, exact, filled)
+        self._settle(known, hi, exact, filled)
         self._advance(front, hi, exact)
         return found
 
@@ -159,16 +206,16 @@ class Solve:
         self.broken = "" if self.reach is None else self.reach.broken(self.env, values) or ""
         return bool(self.broken)
 
-    def _values(self, state: State, lo: int, hi: int, exact: bool) -> tuple[Values, list[Tensor]]:
+    def _values(self, state: State, lo: int, hi: int, exact: bool, watch: Watch | None) -> tuple[Values, list[Tensor]]:
         """New values of the window, and the operands whose finiteness they rest on: a windowed sweep claims nothing."""
         windowed = self.system.windowed
         if exact or not self.schedule.windows or windowed is None:
-            return self.system.update(self.env, state, lo, hi, exact)
+            return self.system.update(self.env, state, lo, hi, exact, watch)
         if self.workspace is None:
-            self.workspace = windowed.begin(self.env, state)
+            self.workspace = windowed.begin(self.env, state, watch)
         else:
-            windowed.refresh(self.workspace, state, self._low(), hi)
-        return self.system.window(self.env, self.workspace, state, lo, hi), []
+            windowed.refresh(self.workspace, state, *self._kept(), watch)
+        return self.system.window(self.env, self.workspace, state, lo, hi, watch), []
 
     def _priced(self, exact: bool) -> Window | None:
         """The blocks that the next sweep works on, if they are what it costs."""
@@ -181,7 +228,12 @@ class Solve:
             return hi - lo
         if self.workspace is None or exact:
             return None
-        return self._window(False)[1] - self._low()
+        low, hi = self._kept()
+        return hi - low
+
+    def _kept(self) -> tuple[int, int]:
+        """The blocks on which the kept values that the next windowed sweep brings up to date depend."""
+        return self.wider or (self._low(), self._window(False)[1])
 
     def _low(self) -> int:
         return self.settled - self.settled % self.quantum

@@ -14,11 +14,14 @@ from ..plan import Bounded, Finite, Premise
 from ..program import ArrayLoop
 from ..proof import Proof, Wave
 from .blocks import Env, Values
+from .compare import fetch
 from .graphs import GraphCall, graph_call
 from .positions import Indexed, Positions
-from .premises import below, failed, really_finite, reduced_precision, within_reduced_range
+from .premises import below, failed, really_finite, reduced_precision, totals, within_reduced_range
+from .runs import ALONE, Runs
 from .tail import Tail, Window
-from .windowed import Windowed
+from .watch import Watch
+from .windowed import Windowed, windowed_by
 from .workspace import Workspace
 
 
@@ -39,6 +42,7 @@ class System:
     levels: tuple[int, ...] = ()  # where each level ends, if the blocks are sorted by level
     order: tuple[int, ...] = ()  # then, for each block, which step of the reference it is
     windowed: Windowed | None = None
+    runs: Runs = ALONE
 
     @property
     def blocks(self) -> int:
@@ -70,9 +74,10 @@ class System:
     def final(self, known: int, computed: int) -> int:
         """How many leading blocks are final after a sweep computed those before ``computed`` from ``known`` final ones.
 
-        A block is, if it reads final blocks only (docs/theory.md, lemma 1).
+        A block is, if it reads final blocks only (docs/theory.md, lemma 1); in the run of the first changed block those
+        before it are (docs/runs.md).
         """
-        front = min(known + 1, computed)
+        front = self.runs.end(known, computed)
         while front < computed and self.reads and self.reads[front] < known:
             front += 1
         return front
@@ -83,10 +88,14 @@ class System:
             return blocks
         return min(self.order[blocks:])
 
-    def evaluate(self, env: Env, state: Tensor) -> dict[str, Tensor]:
+    def evaluate(self, env: Env, state: Tensor, watch: Watch | None = None) -> dict[str, Tensor]:
         """The shared part on ``state``, by the recorded calls: same operators, shapes and strides."""
-        carried = {**env, self.loop.carry.name: state}
-        return dict(zip((ref.key for ref in self.shared.outputs), self.shared.values(carried), strict=True))
+        values = self.shared.values({**env, self.loop.carry.name: state}, watch=watch)
+        return dict(zip((ref.key for ref in self.shared.outputs), values, strict=True))
+
+    def unmoved(self, lo: int, hi: int, compared: int) -> int:
+        """Every block is compared."""
+        return lo + compared
 
     def read(self, state: Tensor, lo: int, hi: int) -> Values:
         """What blocks ``lo .. hi - 1`` hold, in lifted form."""
@@ -96,18 +105,41 @@ class System:
         """Put values in lifted form in their places."""
         self.region.write(state, lo, hi, values[0])
 
-    def update(self, env: Env, state: Tensor, lo: int, hi: int, exact: bool) -> tuple[Values, list[Tensor]]:
+    def update(
+        self, env: Env, state: Tensor, lo: int, hi: int, exact: bool, watch: Watch | None = None
+    ) -> tuple[Values, list[Tensor]]:
         """New values of blocks ``lo .. hi - 1`` in lifted form, and the tensors whose finiteness is a premise."""
-        shared = self.evaluate(env, state)
+        if self.runs.size > 1 and hi - lo > 1:
+            return self._in_runs(env, state, lo, hi, watch)
+        values, operands = self._at(env, state, range(lo, hi), exact, watch)
+        return (values,), operands
+
+    def _at(
+        self, env: Env, state: Tensor, blocks: range, exact: bool, watch: Watch | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """New values of some blocks, each from ``state``."""
+        shared = self.evaluate(env, state, watch)
         everything = {**env, **shared, self.loop.carry.name: state}
-        values = self.tail(Window(lo, hi, everything, exact))
+        values = self.tail(Window(blocks.start, blocks.stop, everything, exact, every=blocks.step, watch=watch))
         if values.untyped_storage().data_ptr() == state.untyped_storage().data_ptr():
             values = values.clone()  # a step that only moves elements of the state: it is about to be written
-        return (values,), [everything[name] for name in self.finite]
+        return values, [everything[name] for name in self.finite]
 
-    def window(self, env: Env, workspace: Workspace, state: Tensor, lo: int, hi: int) -> Values:
+    def _in_runs(self, env: Env, state: Tensor, lo: int, hi: int, watch: Watch | None) -> tuple[Values, list[Tensor]]:
+        """The same, one block of every run after the other, each from an array that holds those before it."""
+        now, operands = self.start_from(state), list[Tensor]()
+        for blocks in self.runs.turns(lo, hi):
+            if operands and not self.premises_hold(operands, fetch(totals(operands))):
+                break  # it certifies nothing, whatever the others hold
+            values, operands = self._at(env, now, blocks, True, watch)
+            self.region.write(now, blocks.start, blocks.stop, values, blocks.step)
+        return (self.region.read(now, lo, hi),), operands
+
+    def window(
+        self, env: Env, workspace: Workspace, state: Tensor, lo: int, hi: int, watch: Watch | None = None
+    ) -> Values:
         """New values of blocks ``lo .. hi - 1`` from the kept values of a workspace, in lifted form."""
-        values = self.tail(Window(lo, hi, {**env, **workspace.kept, self.loop.carry.name: state}, False))
+        values = self.tail(Window(lo, hi, {**env, **workspace.kept, self.loop.carry.name: state}, False, watch=watch))
         storages = {t.untyped_storage().data_ptr() for t in (state, *workspace.kept.values())}
         return (values.clone() if values.untyped_storage().data_ptr() in storages else values,)
 
@@ -155,7 +187,12 @@ def by_levels(system: System, wave: Wave, align: int = 1) -> System:
 
 
 def make_system(
-    loop: ArrayLoop, proof: Proof, device: torch.device, align: int = 1, order: tuple[int, ...] = ()
+    loop: ArrayLoop,
+    proof: Proof,
+    device: torch.device,
+    align: int = 1,
+    order: tuple[int, ...] = (),
+    runs: Runs = ALONE,
 ) -> System:
     """``loop`` compiled for ``device``, for the sweeps that ``proof`` allows; its steps may be in another ``order``."""
     premises = proof.premises
@@ -169,7 +206,7 @@ def make_system(
         loop,
         device,
         graph_call(loop.invariant, device),
-        graph_call(loop.shared, device, extra),
+        graph_call(loop.shared, device, extra, watched=True),
         Tail(loop, device, order),
         Positions(loop.carry.type.shape, axes),
         finite,
@@ -177,5 +214,6 @@ def make_system(
         premises,
         proof.reads,
         order=order,
-        windowed=Windowed(loop, proof.windows, device, align) if proof.windows is not None else None,
+        windowed=windowed_by(loop, proof.windows, device, align) if proof.windows is not None else None,
+        runs=runs,
     )

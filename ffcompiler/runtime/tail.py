@@ -46,5 +46,5 @@ class Tail:
     def _part(self, stack: Tensor, window: Window) -> Tensor:
         """What the steps of a window are handed."""
         if self._order is None:
-            return stack[window.lo : window.hi]
-        return stack.index_select(0, self._order[window.lo : window.hi])
+            return stack[window.steps]
+        return stack.index_select(0, self._order[window.steps])

@@ -14,6 +14,7 @@ from ..windows import LIVE, Box, Buffer, Layout, Part
 from .graphs import OVERLOADS, argument
 from .lowering import as_author_has_it, memory_order
 from .scratch import Scratch
+from .watch import Watch, look
 
 Env: TypeAlias = Mapping[str, Tensor]
 
@@ -58,6 +59,7 @@ class Workspace:
     _padded: dict[str, tuple[Tensor, tuple[int, ...]]] = field(init=False, default_factory=dict)
     _programs: dict[Any, Bound] = field(init=False, default_factory=dict)
     _env: Env = field(init=False, default_factory=dict)
+    _watch: Watch | None = field(init=False, default=None)  # of the sweep that is being made
     values: list[Any] = field(init=False)  # by slot, bound calls hold this very list; the array itself is in slot 0
     _slots: dict[Any, int] = field(init=False)
 
@@ -80,8 +82,16 @@ class Workspace:
 
     def forget(self) -> None:
         """Let go of what belongs to the run."""
-        self._env = {}
+        self._env, self._watch = {}, None
         self.values[:] = [None] * len(self.values)
+
+    def bound(self, key: Any) -> bool:
+        """Whether the calls of that window are there."""
+        return key in self._programs
+
+    def windows(self) -> list[Any]:
+        """Those whose calls are there."""
+        return list(self._programs)
 
     def bind(self, key: Any, program: Callable[[], Bound]) -> Bound:
         """The calls of a window; ``key`` says which, so that it is bound once."""
@@ -92,8 +102,13 @@ class Workspace:
             bound = self._programs[key] = program()
         return bound
 
-    def run(self, bound: Bound, state: Tensor) -> None:
-        """Make the calls of a window."""
+    def look(self) -> None:
+        """A step between those of operators. Raises: `LeftError`."""
+        look(self._watch)
+
+    def run(self, bound: Bound, state: Tensor, watch: Watch | None = None) -> None:
+        """Make the calls of a window. Raises: `LeftError`, and then some kept values are new and others old."""
+        self._watch = watch
         values = self.values
         values[0] = state
         for constant in bound.constants:

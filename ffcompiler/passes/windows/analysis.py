@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,7 @@ class WindowAnalysis:
     type_of: Callable[[Ref], TensorType]
     nonzero: Mapping[str, npt.NDArray[np.bool_]]  # where constants are not zero, as far as the proof rests on it
     layout: Layout = field(init=False)
+    executors: dict[Any, Any] = field(init=False, default_factory=dict)
     _extents: dict[Ref, Extent] = field(init=False, default_factory=dict)
     _orders: dict[Ref, Orders] = field(init=False, default_factory=dict)
     _nodes: tuple[Node, ...] = field(init=False)  # those that windowed sweeps compute, last first
