@@ -263,7 +263,10 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("schedule_has_its_system", lambda: replace(NO_PROGRAM, schedule=Schedule(Method.GAUSS_SEIDEL))),
     ("schedule_has_its_system", lambda: replace(STRAIGHT, schedule=Schedule(Method.JACOBI))),
     ("schedule_has_its_system", lambda: replace(MADE, schedule=Schedule(Method.JACOBI_GS, 2, windows=True))),
-    ("schedule_has_its_system", lambda: replace(MADE, schedule=Schedule(Method.JACOBI_GS, 2), equality=Tolerance(0.0, 1e-6))),
+    (
+        "schedule_has_its_system",
+        lambda: replace(MADE, schedule=Schedule(Method.JACOBI_GS, 2), equality=Tolerance(0.0, 1e-6)),
+    ),
     ("schedule_has_its_system", lambda: replace(CHAIN, schedule=Schedule(Method.JACOBI, windows=True))),
     ("schedule_has_its_system", lambda: replace(CHAIN, equality=Tolerance(0.0, 0.0))),
     ("schedule_has_its_block", lambda: replace(CHAIN, schedule=Schedule(Method.JACOBI_GS))),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import ffcompiler as ffc
 from ffcompiler.plan import Bits, Costs, Method, Schedule
 from ffcompiler.runtime import watch as watching
-from ffcompiler.runtime.guard import Handover
+from ffcompiler.runtime.guard import Guard, Handover
 from ffcompiler.runtime.record import Ending
 from ffcompiler.runtime.runner import Runner
 from ffcompiler.runtime.watch import LeftError, Pace, Watch, look
@@ -262,6 +262,16 @@ def test_a_window_is_paid_for_by_the_run_that_makes_it_and_by_no_other() -> None
     made = system.windowed.spent
     solve, solution, second = begun(anew(system), world)
     assert solution.ending is Ending.SWEEPS and second == pytest.approx(first - made)
+
+
+def test_what_can_be_spared_for_a_window_leaves_room_for_the_sweep_that_needs_it() -> None:
+    guard = Guard(Costs(1.0, 0.5, 0.25, 0.0), 100)
+    spare = guard.spare(0, False)
+    assert spare == pytest.approx(5.0 - 0.5 - 0.25)
+    guard.pay(spare - 1e-6)
+    assert guard.allows(0, False)
+    guard.pay(1e-3)
+    assert not guard.allows(0, False)
 
 
 def test_windows_that_are_made_while_candidates_are_run_are_not_charged() -> None:
