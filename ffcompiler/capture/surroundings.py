@@ -31,7 +31,7 @@ from ..errors import CaptureError
 
 DEPTH = 60
 """How many objects deep is looked; a function with deeper ones in reach is not watched, and so not compiled."""
-MAX_THINGS = 100_000
+MAX_THINGS = 20_000
 """A function with more in reach is not watched, and so not compiled."""
 
 _OWN = __name__.partition(".")[0]
@@ -214,9 +214,11 @@ def _globals(function: Any) -> Iterator[tuple[str, Any]]:
     """The globals that the code looks up; of a module among them, or imported inside, the attributes that it names."""
     names = _names(function.__code__)
     known = function.__globals__
-    for name in known if "globals" in names.looked_up else names.looked_up:
+    for name in names.looked_up:
         if name in known and name.isidentifier():  # others are no user's, but a tool's that rewrites code
             yield from _named(name, known[name], names)
+    if "globals" in names.looked_up:
+        yield from ((name, value) for name, value in known.items() if isinstance(value, (*PLAIN, Tensor)))
     for name in names.imported:
         if name in sys.modules:
             yield from _named(name, sys.modules[name], names)

@@ -142,7 +142,7 @@ def _verify(commands: Commands) -> None:
 
 
 BENCHMARKS = ("made", "made-3072", "pixelcnn")  # `ffc --help` must not wait for torch; a test compares the two
-RECURRENCES = ("tanh-rnn", "gru", "lstm", "gru-layers")
+RECURRENCES = ("tanh-rnn", "gru", "lstm", "gru-layers", "gru-wide", "gru-stack")
 FUZZ, DECIDE = "fuzz", "decide"
 
 
@@ -151,8 +151,8 @@ def _bench(commands: Commands) -> None:
     parser.add_argument(
         "benchmark",
         choices=(*BENCHMARKS, *RECURRENCES, DECIDE, FUZZ),
-        help="a sampler of the zoo; a recurrence over 10,000 steps; decide: how good the choice of schedule is, on "
-        "many systems; fuzz: compile and compare random programs",
+        help="a sampler of the zoo; a recurrence over thousands of steps; decide: how good the choice of schedule "
+        "is, on many systems; fuzz: compile and compare random programs",
     )
     parser.add_argument("--batch", type=_positive, default=100)
     parser.add_argument("--pairs", type=_positive, default=9, help="times each variant is run (default: 9)")
