@@ -112,7 +112,7 @@ def test_the_look_before_a_call_is_in_what_it_takes_once() -> None:
 def test_the_reference_is_timed_a_few_times_and_the_median_counts(times: list[float]) -> None:
     given = iter(times)
     example = Example(None, dict, lambda seconds: next(given))  # type: ignore[arg-type]
-    assert reference_seconds_of(example) == sorted(times[1:])[len(times[1:]) // 2]
+    assert reference_seconds_of(example, torch.device("cpu")) == sorted(times[1:])[len(times[1:]) // 2]
 
 
 def test_so_many_sweeps_are_looked_at_as_are_made_in_halves() -> None:

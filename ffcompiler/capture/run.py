@@ -40,7 +40,7 @@ class Run:
     only_kept: bool = False  # run no other steps: the state is then not the reference's, but a state all the same
     progress: Callable[[int, int], None] | None = None
     alone: bool = False  # the loop is a recurrent layer
-    real_seconds: float = REAL_SECONDS
+    real_seconds: float = field(default_factory=lambda: REAL_SECONDS)
 
     lo: int = 0
     hi: int = 0

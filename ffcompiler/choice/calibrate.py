@@ -56,7 +56,7 @@ def calibrate(
     """
     device = torch.device(plan.device)
     trial = Trial(plan, proof, example, device)
-    reference_seconds = reference_seconds_of(example)
+    reference_seconds = reference_seconds_of(example, device)
     left = Left(effort.budget)
     with as_recorded(device):
         costs = trial.rest(trial.costs(reference_seconds, schedules))

@@ -62,7 +62,9 @@ def as_called(costs: Costs, runner: Runner, begin: Callable[[], Execution]) -> C
     except Exception:  # the user's operators on states that never occur
         return costs
     known = calls[1:]  # the first call of all makes what is kept from call to call
-    costs = replace(costs, once=min(call.once for call in known))  # what else the machine did is in the others
+    # what else the machine did is in the others; of a repeated map, the steps are the reference's, first ones too
+    once = min(call.before if runner.repeat is not None else call.once for call in known)
+    costs = replace(costs, once=once)
     steady = [call.steady for call in known if call.steady is not None]
     return _dearer(costs, runner, statistics.median(steady)) if steady and runner.solving is not None else costs
 

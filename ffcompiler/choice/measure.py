@@ -121,11 +121,10 @@ class Trial:
         with torch.no_grad():
             execution = self._begin(runner, self.example.weights())
             costs = with_rest(costs, runner, execution, self.example.replay, partial(now, self.device))
-            return as_called(costs, runner, partial(self._called, runner))
+            return as_called(costs, runner, partial(self._called, runner, self.example.weights()))
 
-    def _called(self, runner: Runner) -> Execution:
-        """A run begun as a call begins it."""
-        weights = self.example.weights()  # a call has them from what it looks at
+    def _called(self, runner: Runner, weights: Mapping[str, Tensor]) -> Execution:
+        """A run begun as a call begins it, which has its weights from what it looks at."""
         self.example.looks()
         execution = self._begin(runner, weights)
         runner.broken_patterns(execution)
@@ -327,10 +326,11 @@ class Trial:
         return seconds + costs.step * (record.blocks - record.certified)
 
     def _once(self, runner: Runner) -> tuple[float, RunRecord, list[Tensor]]:
+        weights = self.example.weights()
         elsewhere(self.device)
         with torch.no_grad():
             started = now(self.device)
-            execution = self._called(runner)
+            execution = self._called(runner, weights)
             solution = runner.sweep(execution)
             results = runner.so_far(execution, solution)
             return now(self.device) - started, execution.record, results
@@ -359,8 +359,11 @@ def _note(record: RunRecord, ok: bool, speedup: float) -> str:
     return f"{record.detail}, {speed}" if record.detail else speed
 
 
-def reference_seconds_of(example: Example) -> float:
+def reference_seconds_of(example: Example, device: torch.device) -> float:
     """The median of a few times, as for the candidates."""
     first = example.seconds(QUICK)
-    times = next((times for limit, times in OFTEN if first <= limit), 3)
-    return statistics.median(example.seconds(QUICK) for _ in range(times))
+    times = []
+    for _ in range(next((often for limit, often in OFTEN if first <= limit), 3)):
+        elsewhere(device)
+        times.append(example.seconds(QUICK))
+    return statistics.median(times)
