@@ -201,6 +201,8 @@ class Costs:
     ``captured``: one step of the captured loop, which takes the rest where the function cannot begin in its middle.
     ``draws``: all random numbers of a call, which the steps of the reference draw, and so are in ``step`` too.
     ``fill``: the first windowed sweep of a run, which evaluates the whole.
+    ``start``: what the first sweeps of a call take longer than later ones, their values being in no cache yet; the
+    guard, which forgives more than that, does not count it.
     ``again``: of ``once`` what a function that begins in its middle does again, what comes before its loop.
     ``runs``: (blocks in a run, blocks, seconds) of sweeps that compute runs in order, by ascending numbers.
     ``together``: (blocks, seconds of the first two, of all) of unlike ones that a sweep computes in one call.
@@ -218,6 +220,7 @@ class Costs:
     fill: float = field(default=0.0, metadata=LATER)
     draws: float = field(default=0.0, metadata=LATER)
     again: float | None = field(default=None, metadata=LATER)
+    start: float = field(default=0.0, metadata=LATER)
     runs: tuple[tuple[int, int, float], ...] = field(default=(), metadata=LATER)
     together: tuple[tuple[tuple[int, ...], float, float], ...] = field(default=(), metadata=LATER)
     waves: tuple[tuple[int, float], ...] = field(default=(), metadata=LATER)
@@ -268,6 +271,7 @@ class Costs:
         numbers = f"step={self.step!r}, sweep={self.sweep!r}, certify={self.certify!r}, once={self.once!r}"
         others = [("windows", self.windows), ("blocks", self.blocks), ("after", self.after or None)]
         others += [("captured", self.captured), ("fill", self.fill or None), ("draws", self.draws or None)]
+        others += [("start", self.start or None)]
         others += [("again", self.again), ("runs", self.runs), ("together", self.together), ("waves", self.waves)]
         known = [(key, value) for key, value in others if value not in ((), None)]
         return numbers + "".join(f", {key}={value!r}" for key, value in known)

@@ -130,8 +130,8 @@ def _costs(text: str, line: int) -> Costs:
             values = dict(keywords(call))
             lists = (values.pop(key, ast.Tuple([])) for key in ("windows", "blocks", "runs", "together", "waves"))
             windows, blocks, runs, together, waves = (_items(given, line) for given in lists)
-            keys = ("after", "captured", "fill", "draws", "again")
-            after, captured, fill, draws, again = (values.pop(key, None) for key in keys)
+            keys = ("after", "captured", "fill", "draws", "again", "start")
+            after, captured, fill, draws, again, start = (values.pop(key, None) for key in keys)
             if list(values) == ["step", "sweep", "certify", "once"]:
                 step, sweep, certify, once = map(number, values.values())
                 return Costs(
@@ -146,6 +146,7 @@ def _costs(text: str, line: int) -> Costs:
                     0.0 if fill is None else number(fill),
                     0.0 if draws is None else number(draws),
                     None if again is None else number(again),
+                    0.0 if start is None else number(start),
                     tuple(_run(r, line) for r in runs),
                     tuple(_at_once(t, line) for t in together),
                     tuple(_window(w, line) for w in waves),

@@ -182,7 +182,7 @@ def _single(costs: Costs) -> tuple[float, ...]:
     """The figures of costs, but for windows."""
     sweeps = (costs.step, costs.sweep, costs.certify, costs.fill)
     together = (seconds for _, *both in costs.together for seconds in both)
-    others = (costs.once, costs.after, costs.captured or 0.0, costs.draws, costs.again or 0.0)
+    others = (costs.once, costs.after, costs.captured or 0.0, costs.draws, costs.again or 0.0, costs.start)
     return (*sweeps, *others, *costs.blocks, *together)
 
 

@@ -19,18 +19,18 @@ COSTS = Costs(
 )
 
 
-def test_what_the_first_sweeps_take_longer_counts_once() -> None:
+def test_what_the_first_sweeps_take_longer_is_told_apart() -> None:
     begun = Begun(before=1.0, sweeps=(5.0, 3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0))
-    assert begun.steady == 2.0 and begun.once == 1.0 + 3.0 + 1.0
+    assert begun.steady == 2.0 and begun.start == 3.0 + 1.0
 
 
 def test_of_a_few_long_sweeps_nothing_is_said() -> None:
     begun = Begun(before=1.0, sweeps=(5.0, 4.0))
-    assert begun.steady is None and begun.once == 1.0
+    assert begun.steady is None and begun.start == 0.0
 
 
 def test_sweeps_that_quicken_cost_nothing_less_than_nothing() -> None:
-    assert Begun(before=1.0, sweeps=(1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0)).once == 1.0
+    assert Begun(before=1.0, sweeps=(1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0)).start == 0.0
 
 
 def recurrence() -> tuple[Runner, ffc.Compiled]:
@@ -62,7 +62,7 @@ def test_sweeps_that_take_longer_within_a_call_are_priced_so_at_every_width(monk
     assert costs.certify == pytest.approx(0.003) and costs.sweep == pytest.approx(0.003)
     assert [seconds for _, seconds in costs.windows] == pytest.approx([0.00075, 0.003])
     assert costs.runs[0][2] == pytest.approx(0.0015) and costs.once > 0.0
-    assert replace(costs, once=0.0, sweep=0, certify=0, windows=(), runs=()) == replace(
+    assert replace(costs, once=0.0, start=0.0, sweep=0, certify=0, windows=(), runs=()) == replace(
         COSTS, sweep=0, certify=0, windows=(), runs=()
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -74,6 +75,9 @@ def calibrate(
         contest = _Contest(trial, outlook, schedules, left, say, certifying)
         candidates, wrong = contest.held()
     say("candidates", len(schedules), len(schedules))
+    if contest.references:  # the machine may have been faster, or slower, at the beginning
+        reference_seconds = statistics.median([reference_seconds, *contest.references])
+        costs = replace(costs, step=reference_seconds / max(plan.system.blocks if plan.system else 1, 1))
     return Calibration(costs, reference_seconds, candidates, wrong, convergence, outlook, contest.certifying)
 
 
@@ -89,6 +93,7 @@ class _Contest:
     certifying: dict[bool, int]  # as expected, then as the runs so far have needed
     run: dict[Schedule, Candidate] = field(default_factory=dict)
     wrong: str | None = None
+    references: list[float] = field(default_factory=list)  # seconds of the reference in between
 
     def held(self) -> tuple[tuple[Candidate, ...], str | None]:
         """All candidates in their order, and which went wrong."""
@@ -108,13 +113,16 @@ class _Contest:
         return tuple(self._told(s, predicted) for s in shown), self.wrong
 
     def _again(self) -> None:
-        """The best ones in turns, as long as there is time."""
+        """The best ones in turns with the reference, as long as there is time."""
         fastest = min((c.seconds for c in self.run.values()), default=0.0)
         close = [s for s, c in self.run.items() if c.seconds <= CLOSE * fastest]
-        for schedule in close * ROUNDS:
-            if self.left() < self.run[schedule].seconds:
-                break
-            self.run[schedule] = self.trial.again(self.run[schedule], self.outlook.reference_seconds)
+        for _ in range(ROUNDS):
+            for schedule in close:
+                if self.left() < self.run[schedule].seconds:
+                    return
+                self.run[schedule] = self.trial.again(self.run[schedule], self.outlook.reference_seconds)
+            if self.left() > self.outlook.reference_seconds:
+                self.references.append(self.trial.reference())
 
     def _able(self) -> list[Schedule]:
         return [s for s in self.schedules if not self.outlook.too_large(s)]

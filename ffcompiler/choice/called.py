@@ -41,11 +41,11 @@ class Begun:
         return statistics.median(later) if len(self.sweeps) >= SWEEPS // 2 else None
 
     @property
-    def once(self) -> float:
-        """Seconds that a call takes besides its sweeps, what the first ones take longer among them."""
+    def start(self) -> float:
+        """Seconds that the first sweeps take longer than later ones."""
         steady = self.steady
         first = self.sweeps[: len(self.sweeps) // 2]
-        return self.before + (0.0 if steady is None else sum(max(s - steady, 0.0) for s in first))
+        return 0.0 if steady is None else sum(max(s - steady, 0.0) for s in first)
 
 
 def as_called(costs: Costs, runner: Runner, begin: Callable[[], Execution]) -> Costs:
@@ -62,9 +62,9 @@ def as_called(costs: Costs, runner: Runner, begin: Callable[[], Execution]) -> C
     except Exception:  # the user's operators on states that never occur
         return costs
     known = calls[1:]  # the first call of all makes what is kept from call to call
-    # what else the machine did is in the others; of a repeated map, the steps are the reference's, first ones too
-    once = min(call.before if runner.repeat is not None else call.once for call in known)
-    costs = replace(costs, once=once)
+    # the least: what else the machine did is in the others; steps of a repeated map are the reference's, first ones too
+    start = 0.0 if runner.repeat is not None else min(call.start for call in known)
+    costs = replace(costs, once=min(call.before for call in known), start=start)
     steady = [call.steady for call in known if call.steady is not None]
     return _dearer(costs, runner, statistics.median(steady)) if steady and runner.solving is not None else costs
 

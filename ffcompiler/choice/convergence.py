@@ -169,7 +169,8 @@ class _Simulated:
                     break
                 exact = True
             self._sweep(exact)
-        seconds = self.costs.once + self.seconds + self.guard.rest(self._done())
+        begun = self.costs.once + (self.costs.start if self.sweeps else 0.0)
+        seconds = begun + self.seconds + self.guard.rest(self._done())
         return Run(seconds, self.sweeps, self.certifying, self._done())
 
     def _done(self) -> int:

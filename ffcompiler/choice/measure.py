@@ -309,6 +309,11 @@ class Trial:
         certifying = sum(1 for s in record.sweeps if s.certified)
         return Candidate(schedule, seconds, len(record.sweeps), note, certifying)
 
+    def reference(self) -> float:
+        """Seconds of the function, once more."""
+        elsewhere(self.device)
+        return self.example.seconds(QUICK)
+
     def again(self, candidate: Candidate, reference_seconds: float) -> Candidate:
         """The same candidate once more."""
         runner = self.runners[candidate.schedule]
