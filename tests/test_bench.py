@@ -164,7 +164,7 @@ def test_a_recurrence_is_measured_beside_its_loop_and_the_fused_module(
     data = report.to_json()
     assert {len(seconds) for seconds in data["raw_seconds"].values()} == {2}
     assert set(data["speedup"]) == {"eager loop", "fused module"}
-    assert str(recurrences.EQUALITY) in str(report)
+    assert str(report.case.equality) in str(report)
 
 
 @pytest.fixture

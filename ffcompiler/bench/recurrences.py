@@ -66,12 +66,12 @@ def gru_layers(features: int = 2, layers: int = 2) -> Case:
 
 def gru_wide(features: int = 64, steps: int = 4096) -> Case:
     """A state of many elements: a sweep over all steps is work, not dispatch."""
-    return replace(_cells("GRU", nn.GRU, nn.GRUCell, features, 1, steps), equality=WIDE)
+    return replace(_cells("GRU", nn.GRU, nn.GRUCell, features, 1, min(steps, STEPS)), equality=WIDE)
 
 
 def gru_stack(features: int = 32, layers: int = 4, steps: int = 1000) -> Case:
     """Layers within one loop: each step runs all of them, one after the other."""
-    case = _cells(f"GRU of {layers} layers in one loop", nn.GRU, nn.GRUCell, features, layers, steps)
+    case = _cells(f"GRU of {layers} layers in one loop", nn.GRU, nn.GRUCell, features, layers, min(steps, STEPS))
     cells = _cells_like(_seeded(nn.GRU(features, features, layers)), nn.GRUCell)
 
     def loop(x: Tensor) -> Tensor:
