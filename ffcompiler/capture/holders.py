@@ -182,12 +182,8 @@ class Held:
             holder.put(then)
 
 
-class _Nothing:
-    def __repr__(self) -> str:
-        return "nothing"
-
-
-_NOTHING = _Nothing()
+_NOTHING = object()
+"""Held under a key that is not there."""
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..plan import Costs
-from ..runtime.record import RunRecord
 from ..runtime.runner import Execution, Runner
 from ..runtime.solve import always_certifies
 from ..runtime.unmoved import look
 from .timing import LONG, elsewhere, now
+from .traces import begun, first_guess
 
 CALLS = 5
 """Calls that are begun; one where it takes long."""
@@ -106,9 +106,7 @@ def _begun(runner: Runner, begin: Callable[[], Execution]) -> Begun:
 
 def _sweeps(runner: Runner, execution: Execution) -> Iterator[bool]:
     """Jacobi from the beginning: True for every sweep that was made, False for one that was not or was the last."""
-    solve = runner.solver(replace(execution, record=RunRecord("", 0)))
-    solve.env = solve.system.prepare(solve.env)
-    state = solve.system.start_from(execution.init if runner.system is None else execution.init[0])
+    solve, state = begun(runner, execution), first_guess(runner, execution)
     yield True
     while solve.working < solve.system.blocks:
         yield solve.sweep(state, solve.polish)

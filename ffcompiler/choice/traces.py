@@ -50,8 +50,8 @@ def take_trace(
 
 def _traced(runner: Runner, execution: Execution, left: Callable[[], float]) -> Trace | None:
     blocks = runner.plan.system.blocks if runner.plan.system else 0
-    solve = _begun(runner, execution)
-    state = _first(runner, execution)
+    solve = begun(runner, execution)
+    state = first_guess(runner, execution)
     fronts = _fronts(solve, state, 0, left)
     if fronts is None:
         return None
@@ -61,8 +61,8 @@ def _traced(runner: Runner, execution: Execution, left: Callable[[], float]) -> 
             start = int(share * blocks)
             if start < FEW or blocks - start < FEW or left() <= 0.0:
                 break
-            solve = _begun(runner, execution)
-            anew = _first(runner, execution)
+            solve = begun(runner, execution)
+            anew = first_guess(runner, execution)
             solve.system.write(anew, 0, start, solve.system.read(state, 0, start))
             fronts = _fronts(solve, anew, start, left)
             if fronts is None or not fronts or fronts[-1] < blocks:
@@ -71,13 +71,15 @@ def _traced(runner: Runner, execution: Execution, left: Callable[[], float]) -> 
     return Trace(blocks, tuple(sorted(runs, key=lambda run: run.start)))
 
 
-def _begun(runner: Runner, execution: Execution) -> Solve:
+def begun(runner: Runner, execution: Execution) -> Solve:
+    """The solve loop of an execution, which has what sweeps need once per run, and keeps a record of its own."""
     solve = runner.solver(replace(execution, record=RunRecord("", 0)))
     solve.env = solve.system.prepare(solve.env)
     return solve
 
 
-def _first(runner: Runner, execution: Execution) -> object:
+def first_guess(runner: Runner, execution: Execution) -> object:
+    """Of all blocks."""
     assert runner.solving is not None
     return runner.solving.start_from(execution.init if runner.system is None else execution.init[0])
 
@@ -109,7 +111,7 @@ def certifying_sweeps(
     with torch.no_grad():
         execution = runner.begin(replay.arguments, weights, replay.generators)
         try:
-            solve = _begun(runner, execution)
+            solve = begun(runner, execution)
             state = _guessed(runner, solve, replay.final[0], block)
             return _certified(solve, state, left)
         except AssertionError:  # our own logic
