@@ -88,14 +88,26 @@ def test_a_further_input_that_goes_another_way_is_not_followed() -> None:
     assert [len(calls) for calls in handed_on(compiled, [(-x,), (2 * x,)])] == [2, 1]
 
 
-def test_one_budget_pays_for_further_inputs_and_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    efforts: list[Effort] = []
+@pytest.fixture
+def efforts(monkeypatch: pytest.MonkeyPatch) -> list[Effort]:
+    """What each part is calibrated with, as it happens."""
+    seen: list[Effort] = []
 
     def watched(*given: Any) -> Any:
-        efforts.append(given[-1])
+        seen.append(given[-1])
         return calibrate(*given)
 
     monkeypatch.setattr(deciding, "calibrate", watched)
+    return seen
+
+
+def test_the_budget_is_one_for_all_parts(efforts: list[Effort]) -> None:
+    function, args = stacked_cells()
+    ffc.compile(function, args, equality=NEAR, budget=1.0, cache=False)
+    assert len(efforts) == 2 and sum(effort.budget for effort in efforts) == pytest.approx(1.0)
+
+
+def test_one_budget_pays_for_further_inputs_and_all_parts(efforts: list[Effort]) -> None:
     function, args = stacked_cells()
     ffc.compile(function, args, equality=NEAR, budget=1.0, calibration=[args], cache=False)
     assert len(efforts) == 2 and 0.5 < sum(effort.budget for effort in efforts) < 1.0

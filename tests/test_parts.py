@@ -14,11 +14,9 @@ from torch.utils._pytree import tree_leaves
 from unmarked import randn
 
 import ffcompiler as ffc
-from ffcompiler import deciding
 from ffcompiler.capture import capture
 from ffcompiler.capture.parts import _is_outer
 from ffcompiler.capture.repeats import Footprints, Repeat
-from ffcompiler.choice.calibrate import Effort, calibrate
 from ffcompiler.choice.several import PartSeconds, worth_it
 from ffcompiler.plan import Bits, Candidate, Equality, Method, Plan, Schedule, in_a_row, tolerance
 from ffcompiler.runtime.record import Ending
@@ -164,19 +162,6 @@ def test_a_part_that_may_not_be_swept_runs_step_by_step_beside_one_that_is() -> 
     if compiled.plan.parts[1].refusal is not None:
         assert second.ending is Ending.SEQUENTIAL and second.certificate is not None
         assert second.certificate.sequential_blocks == T
-
-
-def test_the_budget_is_one_for_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    efforts: list[Effort] = []
-
-    def watched(*given: Any) -> Any:
-        efforts.append(given[-1])
-        return calibrate(*given)
-
-    monkeypatch.setattr(deciding, "calibrate", watched)
-    function, args = stacked_cells()
-    ffc.compile(function, args, equality=NEAR, budget=1.0, cache=False)
-    assert len(efforts) == 2 and sum(effort.budget for effort in efforts) == pytest.approx(1.0)
 
 
 def test_a_schedule_by_name_is_that_of_every_part_which_can_have_it() -> None:

@@ -28,7 +28,7 @@ from .lyapunov import largest_exponent
 from .rest_costs import with_rest
 from .run_costs import CALLS, fronts_in_runs, seconds_in_runs
 from .timing import Left, elsewhere, mean_seconds, median_seconds, now
-from .traces import certifying_sweeps, take_trace
+from .traces import begun, certifying_sweeps, first_guess, take_trace
 
 QUICK = 1.0
 """Seconds: a reference faster than this is timed whole; of a slower one this much is run, and the rest extrapolated."""
@@ -228,11 +228,8 @@ class Trial:
 
         A sweep that raises or fails a premise ends the look.
         """
-        solve = runner.solver(replace(execution, record=RunRecord("", 0)))
-        init = execution.init if runner.system is None else execution.init[0]
-        state = solve.system.start_from(init)
         try:
-            solve.env = solve.system.prepare(solve.env)
+            solve, state = begun(runner, execution), first_guess(runner, execution)
             solve.sweep(state, exact)  # not counted: first call
             return median_seconds(lambda: _restart(solve, front).sweep(state, exact), self.device)
         except Exception:  # speculation on states that never occur: priced such that no sweep is started here
