@@ -27,10 +27,10 @@ if TYPE_CHECKING:
         SignatureError,
         UsageError,
     )
-    from .explain import Explanation
     from .loops import fori_loop, scan
     from .plan import Bits, Plan, Tolerance, tolerance
     from .runtime.record import Certificate, RunRecord
+    from .tell.explain import Explanation
     from .verification import Verification
 
 __all__ = [

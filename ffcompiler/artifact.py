@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .codec import decode, encode
-from .container import read, write
 from .errors import ArtifactError, InvalidPlanError, UsageError
-from .files import replace_file
 from .plan import Plan
-from .verify import verify
-from .weights import WEIGHTS, weights_from_bytes, weights_to_bytes
+from .rules.verify import verify
+from .stored.container import read, write
+from .stored.files import replace_file
+from .stored.weights import WEIGHTS, weights_from_bytes, weights_to_bytes
+from .written.codec import decode, encode
 
 FORMAT = (3, 1)
 """Major and minor version; a newer minor is read, a newer major is not."""

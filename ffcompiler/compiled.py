@@ -19,8 +19,6 @@ from .capture import look, unmoved
 from .choice.processors import Simulation
 from .choice.workers import Example, Progress, checked, examples_in_a_row, impossible, simulate_workers
 from .errors import ArtifactError, BranchError, CaptureError, SignatureError, UsageError
-from .explain import Explanation, explain
-from .inspect import write_page
 from .live import Live
 from .modes import as_recorded, other_modes
 from .plan import Method, Plan, in_a_row
@@ -32,6 +30,8 @@ from .runtime.checks import Late
 from .runtime.guard import Handover
 from .runtime.record import Certificate, Ending, RunRecord, records_in_a_row
 from .runtime.runner import Execution, Runner
+from .tell.explain import Explanation, explain
+from .tell.inspect import write_page
 from .variants import Found, Variants
 from .verification import Verification, differences
 

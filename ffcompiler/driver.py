@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from .artifact import read_artifact
-from .cache import Asked, PlanCache, plan_cache
 from .calls import mismatches, parameters_of
 from .capture import Captured, capture, describe_arguments, describe_call, keeping, unmoved
 from .choice.calibrate import Effort
 from .choice.choose import SEQUENTIAL
-from .circumstances import circumstances, fingerprint, remembered
 from .compiled import Compiled
 from .deciding import Deciding, Progress
 from .errors import ArtifactError, CaptureError, CausalityError, ScheduleError, UsageError
@@ -33,12 +31,14 @@ from .program import Recurrence
 from .proof import NO_PROOF, Proof, Refusal
 from .randomness import kept
 from .respelled import confirm_respelled
+from .rules.verify import verify
 from .runtime.recurrent import make_recurrent
 from .schedules import parse_schedule
+from .stored.cache import Asked, PlanCache, plan_cache
+from .stored.circumstances import circumstances, fingerprint, remembered
 from .sweepable import obstacle
 from .trees import flatten, unflatten
 from .unrolled import as_layers
-from .verify import verify
 
 
 def compile(  # noqa: A001 - the verb users expect: ffc.compile

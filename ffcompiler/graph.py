@@ -3,7 +3,7 @@
 A node calls one ATen operator. An argument is a number, string or None, a reference to an earlier value, a constant
 that differs from step to step (`Step`), a torch constant (`Symbol`), or a tuple of those.
 
-Values print as lines of Python, which `ffcompiler.text.parse` reads back:
+Values print as lines of Python, which `ffcompiler.written.text.parse` reads back:
 
     b3: float32[100, 512] = aten.addmm.default(w1, c0, b2)  # made.py:31 in forward
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-from .layout import INDENT, comment, filled
+from .written.layout import INDENT, comment, filled
 
 RESERVED = frozenset({*keyword.kwlist, "step", "inf", "nan"})  # no value may have one of these names
 

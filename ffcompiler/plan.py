@@ -1,7 +1,7 @@
 """The values of the compiler: schedule, equality, premise, plan (graphs: `graph.py`, programs: `program.py`). No torch.
 
 Everything is a frozen dataclass of tuples: a plan prints (`str(plan)`), compares, and reads back equal
-(`ffcompiler.text.parse`). `ffcompiler.verify.verify` states what makes one valid.
+(`ffcompiler.written.text.parse`). `ffcompiler.rules.verify.verify` states what makes one valid.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import ClassVar, TypeAlias
 
-from .codec import LATER
 from .errors import UsageError
-from .layout import columns, comment, item, one_line, part_line, section
 from .program import ArrayLoop, Chain, Loop, Program, System
+from .written.codec import LATER
+from .written.layout import columns, comment, item, one_line, part_line, section
 
 # ---------------------------------------------------------------------------------------------------- schedules
 

@@ -26,9 +26,9 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeAlias
 
-from .codec import LATER
 from .graph import Graph, Node, Ref, TensorType, Value
-from .layout import comment, section, table_text
+from .written.codec import LATER
+from .written.layout import comment, section, table_text
 
 Tables: TypeAlias = tuple[tuple[int | float, ...], ...]
 """For each table its entry at every step."""

@@ -23,10 +23,10 @@ from torch import Tensor
 
 import ffcompiler as ffc
 from ffcompiler.artifact import FORMAT, MANIFEST, PLAN, Manifest, from_bytes, to_bytes
-from ffcompiler.codec import decode, encode
-from ffcompiler.container import read, write
 from ffcompiler.plan import Method, Plan, Schedule
-from ffcompiler.weights import WEIGHTS
+from ffcompiler.stored.container import read, write
+from ffcompiler.stored.weights import WEIGHTS
+from ffcompiler.written.codec import decode, encode
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

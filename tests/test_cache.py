@@ -21,9 +21,9 @@ from plans import ALL, MADE, RECURRENCE, TWO_PARTS
 
 import ffcompiler as ffc
 from ffcompiler import cache, circumstances, deciding, doctor
-from ffcompiler.cache import Asked, Circumstances, PlanCache, plan_cache, usual_folder
 from ffcompiler.cli import main
 from ffcompiler.plan import Candidate, Costs, Method, Plan, Schedule, Tolerance
+from ffcompiler.stored.cache import Asked, Circumstances, PlanCache, plan_cache, usual_folder
 
 NOW = Circumstances((("wanted", "None"),), "0" * 64, (("versions: torch", "2.13.0"),))
 JACOBI = Schedule(Method.JACOBI)
@@ -345,7 +345,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_cache import ASKED, CHOSEN, numbered
-from ffcompiler.cache import PlanCache
+from ffcompiler.stored.cache import PlanCache
 plans = PlanCache(Path(sys.argv[1]), limit_bytes=int(sys.argv[3]))
 for k in range(30):
     plans.keep(numbered(k % 4), CHOSEN, "", "")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import ffcompiler as ffc
 from ffcompiler.artifact import read_artifact, save_artifact
 from ffcompiler.runtime.record import Ending
-from ffcompiler.text import parse
+from ffcompiler.written.text import parse
 
 SIZE = 4
 HERE = "test_capture_writes.py:"

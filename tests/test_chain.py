@@ -19,20 +19,20 @@ from torch import Tensor, nn
 
 import ffcompiler as ffc
 from ffcompiler.capture import Captured, capture, look
-from ffcompiler.codec import decode, encode
 from ffcompiler.graph import Graph
 from ffcompiler.passes.chain import chain
 from ffcompiler.plan import Bits, Method, Plan
 from ffcompiler.program import Chain, DrawPlace, Program
 from ffcompiler.proof import NO_PROOF, Refusal
+from ffcompiler.rules.verify import verify
 from ffcompiler.runtime.chained import make_chained
 from ffcompiler.runtime.equality import same_bits
 from ffcompiler.runtime.record import Ending, RunRecord
 from ffcompiler.runtime.runner import Runner
 from ffcompiler.runtime.runs import Runs
 from ffcompiler.schedules import parse_schedule
-from ffcompiler.text import parse
-from ffcompiler.verify import verify
+from ffcompiler.written.codec import decode, encode
+from ffcompiler.written.text import parse
 from ffcompiler.zoo import densenet
 
 pytestmark = pytest.mark.usefixtures("one_thread")

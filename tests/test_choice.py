@@ -20,12 +20,12 @@ from ffcompiler.choice.choose import MARGIN, NEAR, Outlook, best_of, bias, choos
 from ffcompiler.choice.convergence import Fresh, Shape, Trace
 from ffcompiler.choice.memory import peak_bytes, predicted_bytes
 from ffcompiler.choice.traces import take_trace
-from ffcompiler.decision import candidate_table, convergence_lines
 from ffcompiler.plan import EXCLUDED, Candidate, Convergence, Costs, Method, Plan, Schedule
 from ffcompiler.program import RepeatedMap
 from ffcompiler.proof import NO_PROOF
 from ffcompiler.schedules import parse_schedule
-from ffcompiler.text import parse
+from ffcompiler.tell.decision import candidate_table, convergence_lines
+from ffcompiler.written.text import parse
 from ffcompiler.zoo import made
 
 COSTS = Costs(step=0.01, sweep=0.002, certify=0.002, once=0.0, windows=((4, 0.0005), (12, 0.002)))

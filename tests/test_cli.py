@@ -15,7 +15,7 @@ import pytest
 from ffcompiler import Compiled
 from ffcompiler.cli import main, terminal
 from ffcompiler.cli.parser import make_parser
-from ffcompiler.files import replace_file
+from ffcompiler.stored.files import replace_file
 from ffcompiler.zoo.made import MADE, logistic_noise
 
 DIMS = 16
@@ -161,7 +161,7 @@ def test_ctrl_c_while_a_file_is_written_leaves_nothing(here, monkeypatch, capsys
     def interrupt(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ffcompiler.files.os.fsync", interrupt)
+    monkeypatch.setattr("ffcompiler.stored.files.os.fsync", interrupt)
     text_of(capsys, main(["compile", f"{MODULE}:draw", "-o", "x.ffc", "--schedule", "jacobi"]), 130)
     assert sorted(os.listdir(here)) == ["noise.npy"]
 

@@ -16,12 +16,12 @@ from plans import ALL, MADE, NO_PROGRAM
 from strategies import plans
 
 from ffcompiler import codec
-from ffcompiler.codec import decode, encode
 from ffcompiler.errors import ArtifactError, InvalidPlanError
 from ffcompiler.graph import Arg, Node, Ref, Step, Symbol, SymbolKind
 from ffcompiler.plan import Costs, Plan, Schedule, Tolerance
-from ffcompiler.rules_parts import MAX_PARTS
-from ffcompiler.verify import verify
+from ffcompiler.rules.parts import MAX_PARTS
+from ffcompiler.rules.verify import verify
+from ffcompiler.written.codec import decode, encode
 
 NODE = Node(
     "b3", "aten.add.Tensor", (Ref("x"), -1.5, True, None, ("a", Step(0))), (("alpha", 2),), (None,), "made.py:3"

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffcompiler import container
-from ffcompiler.container import read, write
 from ffcompiler.errors import ArtifactError
+from ffcompiler.stored.container import read, write
 
 MEMBERS = [("manifest.json", b'{"format":1}'), ("plan.json", b"{}"), ("weights.safetensors", bytes(range(16)))]
 NAMES = [name for name, _ in MEMBERS]

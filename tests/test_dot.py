@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from plans import MADE, NO_PROGRAM, TWO_PARTS
 
-from ffcompiler.dot import dot
-from ffcompiler.inspect import write_page
+from ffcompiler.tell.dot import dot
+from ffcompiler.tell.inspect import write_page
 
 
 def test_every_operator_is_a_box_in_the_cluster_of_its_graph() -> None:

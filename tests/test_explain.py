@@ -13,8 +13,8 @@ from systems import SYSTEMS, bold, randn
 from torch import Tensor
 
 import ffcompiler as ffc
-from ffcompiler.explain import explain
 from ffcompiler.plan import Alternative, Candidate, Costs, Method, Schedule
+from ffcompiler.tell.explain import explain
 
 JACOBI = Schedule(Method.JACOBI)
 WINDOWED = Schedule(Method.SLIDING, 4, windows=True)

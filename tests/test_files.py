@@ -16,7 +16,7 @@ import pytest
 
 from ffcompiler import files
 from ffcompiler.errors import UsageError
-from ffcompiler.files import replace_file
+from ffcompiler.stored.files import replace_file
 
 OLD, NEW = b"old", b"new content"
 STEPS = ["open", "fdopen", "fsync", "chmod", "replace", "fsync-folder", "close"]

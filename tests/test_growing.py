@@ -39,7 +39,7 @@ from ffcompiler.runtime.equality import same_bits
 from ffcompiler.runtime.guard import Handover
 from ffcompiler.runtime.record import Ending, RunRecord
 from ffcompiler.runtime.runner import Runner
-from ffcompiler.text import parse
+from ffcompiler.written.text import parse
 
 LOOSE = ffc.tolerance(1e-4, 1e-4)
 STEPS = 7

@@ -20,7 +20,7 @@ from ffcompiler.capture.repeats import Footprints, Repeat
 from ffcompiler.choice.several import PartSeconds, worth_it
 from ffcompiler.plan import Bits, Candidate, Equality, Method, Plan, Schedule, in_a_row, tolerance
 from ffcompiler.runtime.record import Ending
-from ffcompiler.text import parse
+from ffcompiler.written.text import parse
 
 NEAR = tolerance(1e-6, 1e-6)
 JACOBI = Schedule(Method.JACOBI)

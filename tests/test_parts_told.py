@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from plans import CHAIN, MADE, REFUSED, SECOND, TWO_PARTS
 
-from ffcompiler.explain import explain
-from ffcompiler.layout import part_line
-from ffcompiler.parts import verdict_of_all
 from ffcompiler.plan import Candidate, Method, Plan, Schedule
 from ffcompiler.runtime.record import Certificate, Ending, RunRecord, Sweep, joined
+from ffcompiler.tell.explain import explain
+from ffcompiler.tell.parts import verdict_of_all
+from ffcompiler.written.layout import part_line
 
 JACOBI = Schedule(Method.JACOBI)
 BOTH = replace(TWO_PARTS, rest=replace(SECOND, schedule=JACOBI, candidates=(Candidate(JACOBI, 0.001, 2, ""),)))

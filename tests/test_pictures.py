@@ -16,9 +16,9 @@ import plans
 import pytest
 
 from ffcompiler.errors import UsageError
-from ffcompiler.inspect import front_picture, page, write_page
-from ffcompiler.pictures import Fronts, colour, front_svg, grid, png
 from ffcompiler.runtime.record import Certificate, Ending, RunRecord, Sweep
+from ffcompiler.tell.inspect import front_picture, page, write_page
+from ffcompiler.tell.pictures import Fronts, colour, front_svg, grid, png
 
 
 def unpack(data: bytes) -> np.ndarray:

@@ -22,7 +22,7 @@ from ffcompiler.plan import Bounded, Finite, NoNegativeZero, ZeroPattern
 from ffcompiler.proof import Proof
 from ffcompiler.runtime.premises import Zeros, below, failed, has_negative_zero
 from ffcompiler.runtime.record import Ending
-from ffcompiler.text import parse
+from ffcompiler.written.text import parse
 
 CPU = torch.device("cpu")
 

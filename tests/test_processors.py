@@ -28,8 +28,8 @@ from ffcompiler.choice.processors import (
 )
 from ffcompiler.cli import main
 from ffcompiler.errors import UsageError
-from ffcompiler.explain import explain
-from ffcompiler.inspect import page
+from ffcompiler.tell.explain import explain
+from ffcompiler.tell.inspect import page
 from ffcompiler.zoo.densenet import random_densenet
 
 SECONDS = st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=12).map(tuple)

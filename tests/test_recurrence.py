@@ -21,13 +21,13 @@ from ffcompiler.plan import Bits, Costs, Method, Plan, Schedule
 from ffcompiler.program import Leaf, Loop, PerStep, Program
 from ffcompiler.program import Recurrence as RecurrenceLoop
 from ffcompiler.proof import NO_PROOF, Refusal
+from ffcompiler.rules.verify import verify
 from ffcompiler.runtime.equality import same_bits
 from ffcompiler.runtime.record import Ending, RunRecord
 from ffcompiler.runtime.recurrent import Recurrent
 from ffcompiler.runtime.runner import Runner
 from ffcompiler.schedules import parse_schedule
-from ffcompiler.text import parse
-from ffcompiler.verify import verify
+from ffcompiler.written.text import parse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,13 +22,13 @@ from ffcompiler.passes.repeated import repeated
 from ffcompiler.plan import Costs
 from ffcompiler.program import Loop, RepeatedMap
 from ffcompiler.proof import Refusal
+from ffcompiler.rules.verify import verify
 from ffcompiler.runtime.equality import bits, same_bits
 from ffcompiler.runtime.guard import SLACK
 from ffcompiler.runtime.record import Ending, RunRecord
 from ffcompiler.runtime.repeat import StepGuard, estimated_error
 from ffcompiler.runtime.runner import Runner
-from ffcompiler.text import parse
-from ffcompiler.verify import verify
+from ffcompiler.written.text import parse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Function = Callable[..., Any]

@@ -17,12 +17,12 @@ import ffcompiler as ffc
 from ffcompiler.choice.convergence import Fresh, Shape, Trace
 from ffcompiler.choice.repetition import simulate_steps
 from ffcompiler.choice.traces import take_trace
-from ffcompiler.decision import convergence_lines
 from ffcompiler.plan import Bits, Convergence, Costs, Equality, Method, Plan, Schedule
 from ffcompiler.program import RepeatedMap
 from ffcompiler.runtime.guard import SLACK, Handover
 from ffcompiler.runtime.record import Ending
 from ffcompiler.runtime.runner import Runner
+from ffcompiler.tell.decision import convergence_lines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 200

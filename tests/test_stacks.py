@@ -19,6 +19,7 @@ from ffcompiler.choice.convergence import Fresh, Shape, Trace, simulate
 from ffcompiler.graph import EMPTY_GRAPH, Graph, Node, Ref, TensorType, Value
 from ffcompiler.plan import Costs, Method, Schedule, Tolerance
 from ffcompiler.program import Recurrence
+from ffcompiler.rules.verify import verify
 from ffcompiler.runtime.cells import spelled_out
 from ffcompiler.runtime.equality import same_bits
 from ffcompiler.runtime.guard import Guard
@@ -27,8 +28,7 @@ from ffcompiler.runtime.recurrent import Recurrent
 from ffcompiler.runtime.runner import Execution, Runner
 from ffcompiler.runtime.waves import has_alike_layers, make_waves
 from ffcompiler.stacks import Stack, parts_sunk, stack_of
-from ffcompiler.text import parse
-from ffcompiler.verify import verify
+from ffcompiler.written.text import parse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,9 +13,9 @@ from plans import ALL, MADE, MADE_LOOP, NO_PROGRAM, RECURRENCE, SECOND, TWO_PART
 from strategies import plans, tables
 
 from ffcompiler.errors import InvalidPlanError
-from ffcompiler.layout import table_text
 from ffcompiler.plan import Plan
-from ffcompiler.text import parse
+from ffcompiler.written.layout import table_text
+from ffcompiler.written.text import parse
 
 
 def same(a: object, b: object) -> bool:

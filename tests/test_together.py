@@ -18,7 +18,6 @@ import ffcompiler as ffc
 from ffcompiler.alike import alike
 from ffcompiler.capture import capture, look
 from ffcompiler.choice.memory import predicted_bytes
-from ffcompiler.codec import decode, encode
 from ffcompiler.passes.chain import chain
 from ffcompiler.plan import Bits, Costs, Equality, Method, Plan, Schedule
 from ffcompiler.planning import sound_plan
@@ -32,7 +31,8 @@ from ffcompiler.runtime.record import Ending
 from ffcompiler.runtime.runner import Runner
 from ffcompiler.runtime.unlike import Unlike
 from ffcompiler.schedules import parse_schedule
-from ffcompiler.text import parse
+from ffcompiler.written.codec import decode, encode
+from ffcompiler.written.text import parse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

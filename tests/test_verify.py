@@ -15,9 +15,9 @@ from plans import ALL, MADE, MADE_LOOP, SECOND, TWO_PARTS, f32
 from ffcompiler.errors import InvalidPlanError
 from ffcompiler.plan import Method, Plan, Schedule
 from ffcompiler.program import Axis, Region
-from ffcompiler.rules_loop import _overlap
-from ffcompiler.rules_parts import MAX_PARTS
-from ffcompiler.verify import RULES, verify
+from ffcompiler.rules.loops import _overlap
+from ffcompiler.rules.parts import MAX_PARTS
+from ffcompiler.rules.verify import RULES, verify
 
 
 @pytest.mark.parametrize("plan", ALL.values(), ids=ALL)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 import ffcompiler as ffc
 from ffcompiler.choice.alternatives import Moves
-from ffcompiler.codec import decode, encode
-from ffcompiler.explain import explain
 from ffcompiler.plan import Alternative, Candidate, Convergence, Method, Plan, Schedule
-from ffcompiler.text import parse
-from ffcompiler.would_change import growth, would_change
+from ffcompiler.tell.explain import explain
+from ffcompiler.tell.would_change import growth, would_change
+from ffcompiler.written.codec import decode, encode
+from ffcompiler.written.text import parse
 from ffcompiler.zoo import char_gru
 
 FASTER = Alternative("equality=ffc.tolerance(0.0, 0.001)", 25, 0.1, 0.3)

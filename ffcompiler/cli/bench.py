@@ -10,8 +10,8 @@ from ..bench.decide.campaign import campaign as decisions
 from ..bench.decide.systems import listed, select
 from ..bench.harness import Moment, load_between, moment, pinned_threads
 from ..errors import FFCompilerError, UsageError
-from ..files import replace_file
 from ..fuzz.campaign import campaign
+from ..stored.files import replace_file
 from .parser import DECIDE, FUZZ
 from .targets import check_output, to_device
 from .terminal import Terminal, to_json

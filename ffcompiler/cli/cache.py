@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cache import Entry, PlanCache, usual_folder
 from ..errors import UsageError
-from ..layout import columns, printable
+from ..stored.cache import Entry, PlanCache, usual_folder
+from ..written.layout import columns, printable
 from .terminal import Terminal
 
 KEY_WIDTH = 12  # of the 32 characters: enough to name one of many

@@ -20,10 +20,10 @@ from ..doctor import machine, usable_cores
 from ..driver import compile as compile_function
 from ..driver import load
 from ..errors import UsageError
-from ..files import replace_file
-from ..pictures import Fronts, front_svg, grid, png
 from ..runtime.equality import same_bits
 from ..runtime.record import RunRecord
+from ..stored.files import replace_file
+from ..tell.pictures import Fronts, front_svg, grid, png
 from ..zoo.made import load as load_model
 from ..zoo.made import logistic_noise, sample, to_pixels
 from ..zoo.mnist import SIDE

@@ -16,8 +16,8 @@ from torch import Tensor
 from ..compiled import Compiled
 from ..driver import load
 from ..errors import UsageError
-from ..files import replace_file
 from ..runtime.record import RunRecord
+from ..stored.files import replace_file
 from ..trees import flatten
 from ..verification import Verification
 from .inputs import Call, parse_inputs, stored_call, wanted_inputs

@@ -16,7 +16,7 @@ from ..ops import OPS, Numerics
 from ..plan import Equality, Tolerance
 from ..program import Chain, Check, Program
 from ..proof import Refusal
-from ..scopes import before_loop, carried_values, left, loop_scopes
+from ..rules.scopes import before_loop, carried_values, left, loop_scopes
 from .partition import data_flow
 from .recurrence import deadly
 

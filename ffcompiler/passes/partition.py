@@ -14,7 +14,7 @@ import networkx as nx
 from ..graph import Arg, Graph, Node, Ref, Step, TensorType, Value
 from ..program import ArrayLoop, Axis, Loop, Program, Region, Tables
 from ..proof import Refusal
-from ..scopes import before_loop
+from ..rules.scopes import before_loop
 
 IDENTITIES = {"aten.clone.default", "aten.alias.default", "aten.detach.default"}
 Canon = tuple[object, ...]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..graph import Graph, Node
 from ..program import Check, Program
-from ..scopes import before_loop
+from ..rules.scopes import before_loop
 from .graphs import GraphCall, graph_call
 
 Env = Mapping[str, Tensor]

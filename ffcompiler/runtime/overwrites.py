@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..graph import EMPTY_GRAPH, Graph
 from ..program import Overwrite, Program
-from ..scopes import loop_scopes
+from ..rules.scopes import loop_scopes
 from .equality import same_bits
 from .graphs import GraphCall, graph_call
 

@@ -16,7 +16,7 @@ from ..plan import Bits, Method, Plan, Schedule, Tolerance
 from ..program import ArrayLoop, Chain, Loop, Program, Recurrence, RepeatedMap
 from ..proof import Proof
 from ..randomness import States, set_states, state_of
-from ..scopes import left
+from ..rules.scopes import left
 from .blocks import Blocks
 from .chained import Chained, make_chained
 from .checks import Checks, make_checks

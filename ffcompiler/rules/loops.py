@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise, product
 
-from .alike import LEAST, alike
-from .graph import Ref, Step, TensorType
-from .ops import DRAWS
-from .program import ArrayLoop, Axis, Chain, DrawPlace, Program
-from .rules_graph import atoms
+from ..alike import LEAST, alike
+from ..graph import Ref, Step, TensorType
+from ..ops import DRAWS
+from ..program import ArrayLoop, Axis, Chain, DrawPlace, Program
+from .graphs import atoms
 from .scopes import (
     Fault,
     Scope,

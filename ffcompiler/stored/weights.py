@@ -12,10 +12,10 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .errors import ArtifactError
-from .plan import Plan
-from .program import Weight
-from .runtime.equality import same_bits
+from ..errors import ArtifactError
+from ..plan import Plan
+from ..program import Weight
+from ..runtime.equality import same_bits
 
 WEIGHTS = "weights.safetensors"
 

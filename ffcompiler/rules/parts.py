@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from .program import Leaf
+from ..program import Leaf
 from .scopes import Fault, Subject
 
 MAX_PARTS = 32  # in an artifact they stand inside each other, and its JSON may be 64 deep

@@ -13,9 +13,8 @@ from dataclasses import fields, replace
 from functools import reduce
 from typing import TypeVar
 
-from .errors import InvalidPlanError
-from .layout import KEY_WIDTH
-from .plan import (
+from ..errors import InvalidPlanError
+from ..plan import (
     Alternative,
     Bits,
     Bounded,
@@ -33,6 +32,7 @@ from .plan import (
     Unchanged,
     ZeroPattern,
 )
+from .layout import KEY_WIDTH
 from .read_program import SECTIONS, is_block, read_program
 from .syntax import (
     Section,

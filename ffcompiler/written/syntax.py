@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from .graph import Arg, Graph, Node, Ref, Step, Symbol, SymbolKind, TensorType, Value, contiguous
+from ..graph import Arg, Graph, Node, Ref, Step, Symbol, SymbolKind, TensorType, Value, contiguous
 from .layout import part_line
 
 

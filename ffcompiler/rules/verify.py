@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 
-from .errors import InvalidPlanError
-from .graph import Ref
-from .plan import Bits, Bounded, Costs, Finite, Method, NoNegativeZero, Plan, Premise, Schedule, Unchanged, ZeroPattern
-from .program import Chain, Leaf, Recurrence, RepeatedMap
-from .rules_graph import (
+from ..errors import InvalidPlanError
+from ..graph import Ref
+from ..plan import Bits, Bounded, Costs, Finite, Method, NoNegativeZero, Plan, Premise, Schedule, Unchanged, ZeroPattern
+from ..program import Chain, Leaf, Recurrence, RepeatedMap
+from .graphs import (
     arguments_are_well_formed,
     graphs_are_small_enough,
     inputs_are_listed,
@@ -21,7 +21,7 @@ from .rules_graph import (
     references_are_available,
     types_are_possible,
 )
-from .rules_loop import (
+from .loops import (
     blocks_hand_on_their_own_values,
     blocks_have_families,
     blocks_together_are_alike,
@@ -37,7 +37,7 @@ from .rules_loop import (
     tail_gives_the_written_part,
     write_stays_inside,
 )
-from .rules_parts import (
+from .parts import (
     parts_agree,
     parts_are_few,
     parts_are_given_what_was_handed_on,

@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..doctor import load, surroundings
+from ..plan import Plan
 from .cache import Asked, Circumstances, PlanCache
-from .doctor import load, surroundings
-from .plan import Plan
 
 
 def remembered(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from .plan import Alternative, Bits, Method, Plan
-from .program import Chain, Recurrence, RepeatedMap
-from .runtime.guard import SLACK
+from ..plan import Alternative, Bits, Method, Plan
+from ..program import Chain, Recurrence, RepeatedMap
+from ..runtime.guard import SLACK
 from .stages import chain_changes
 
 DIGITS = 6

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .plan import Alternative, Candidate, Convergence, Equality, Plan, Tolerance
-from .program import Recurrence, RepeatedMap
+from ..plan import Alternative, Candidate, Convergence, Equality, Plan, Tolerance
+from ..program import Recurrence, RepeatedMap
 
 SINGLE = 2.0**-24
 """What is left of an error when nothing of it is seen in float32."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 import re
 
-from .graph import Graph, Ref, Value
-from .layout import Table, each, progression
-from .program import (
+from ..graph import Graph, Ref, Value
+from ..program import (
     AnyLoop,
     ArrayLoop,
     Axis,
@@ -28,6 +27,7 @@ from .program import (
     Weight,
     WeightKind,
 )
+from .layout import Table, each, progression
 from .syntax import (
     Section,
     Sections,

@@ -8,11 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
-from .choice.processors import SIMULATED, Simulation
-from .decision import alternative_json, candidate_json, candidate_table, convergence_lines
-from .layout import part_line
-from .parts import chosen_of, seconds_of, source_of, speed, verdict_of_all
-from .plan import (
+from ..choice.processors import SIMULATED, Simulation
+from ..plan import (
     Alternative,
     Bits,
     Bounded,
@@ -28,10 +25,13 @@ from .plan import (
     ZeroPattern,
     key_text,
 )
-from .program import Chain, Recurrence, RepeatedMap
-from .proof import NO_PROOF, Proof
-from .runtime.cells import spelled_out
-from .stacks import stack_of
+from ..program import Chain, Recurrence, RepeatedMap
+from ..proof import NO_PROOF, Proof
+from ..runtime.cells import spelled_out
+from ..stacks import stack_of
+from ..written.layout import part_line
+from .decision import alternative_json, candidate_json, candidate_table, convergence_lines
+from .parts import chosen_of, seconds_of, source_of, speed, verdict_of_all
 from .stages import chain_lines
 from .summary import Dependence, dependence
 from .would_change import would_change

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import UsageError
+from ..errors import UsageError
 
 STALE_SECONDS = 3600  # a temporary file this old was left by a process that ended
 

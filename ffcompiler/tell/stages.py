@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
-from .alike import alike
-from .graph import Graph
-from .plan import Costs, Plan, Tolerance
-from .program import Chain
+from ..alike import alike
+from ..graph import Graph
+from ..plan import Costs, Plan, Tolerance
+from ..program import Chain
 
 SHOWN = 4  # families, and operators of one
 MANY_AT_ONCE = "a device on which many blocks at once take about the time of one: here "

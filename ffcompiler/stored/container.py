@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .errors import ArtifactError
+from ..errors import ArtifactError
 
 MAX_BYTES = 2**32 - 2  # a larger file needs ZIP64
 MAX_MEMBERS = 16

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from .choice.processors import Simulation
+from ..choice.processors import Simulation
+from ..plan import Method, Plan
+from ..program import ArrayLoop
+from ..proof import Proof
+from ..runtime.record import RunRecord
+from ..stored.files import replace_file
 from .dot import dot
 from .explain import Explanation, explain
-from .files import replace_file
 from .pictures import Fronts, front_svg
-from .plan import Method, Plan
-from .program import ArrayLoop
-from .proof import Proof
-from .runtime.record import RunRecord
 
 TEMPLATE = Path(__file__).with_name("inspect.html.j2")
 LEAST_SQUARE = 64  # blocks; fewer are drawn as a strip

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .graph import Graph, Node, Ref, TensorType, Value, contiguous
-from .layout import printable
-from .plan import Plan
-from .program import AnyLoop, ArrayLoop, Chain, Draw, DrawPlace, Loop, Program, Recurrence, RepeatedMap
+from ..graph import Graph, Node, Ref, TensorType, Value, contiguous
+from ..plan import Plan
+from ..program import AnyLoop, ArrayLoop, Chain, Draw, DrawPlace, Loop, Program, Recurrence, RepeatedMap
+from ..written.layout import printable
 
 Types = tuple[TensorType | None, ...]  # of the results of one value
 Environment = Mapping[str, Types]

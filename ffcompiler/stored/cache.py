@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .codec import MAX_BYTES, decode, encode
-from .errors import ArtifactError, FFCompilerError, InvalidPlanError, UsageError
+from ..errors import ArtifactError, FFCompilerError, InvalidPlanError, UsageError
+from ..plan import Method, Plan, Schedule
+from ..rules.verify import verify
+from ..tell.parts import seconds_of
+from ..written.codec import MAX_BYTES, decode, encode
 from .files import STALE_SECONDS, replace_file
-from .parts import seconds_of
-from .plan import Method, Plan, Schedule
-from .verify import verify
 
 FORMAT = 1
 UNDECIDED: Mapping[str, Any] = {

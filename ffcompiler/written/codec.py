@@ -19,8 +19,8 @@ from functools import cache
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, ForwardRef, NoReturn, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from . import graph
-from .errors import ArtifactError, InvalidPlanError
+from .. import graph
+from ..errors import ArtifactError, InvalidPlanError
 
 MAX_BYTES = 16 * 2**20  # of one document
 MAX_VALUES = 1_000_000  # lists, objects and their separators

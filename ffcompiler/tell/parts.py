@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from .plan import Candidate, Method, Plan
-from .scopes import Subject
+from ..plan import Candidate, Method, Plan
+from ..rules.scopes import Subject
 
 SEQUENTIAL = Method.SEQUENTIAL.value
 

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import graphviz
 
-from .graph import Graph
-from .plan import Plan
-from .program import ArrayLoop, Chain, Program, Recurrence, RepeatedMap
+from ..graph import Graph
+from ..plan import Plan
+from ..program import ArrayLoop, Chain, Program, Recurrence, RepeatedMap
 
 
 def dot(plan: Plan) -> str:

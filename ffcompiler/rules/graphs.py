@@ -8,9 +8,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from .graph import RESERVED, Arg, Node, Ref, Step, Symbol, SymbolKind, TensorType
-from .ops import OPS
-from .program import Program
+from ..graph import RESERVED, Arg, Node, Ref, Step, Symbol, SymbolKind, TensorType
+from ..ops import OPS
+from ..program import Program
 from .scopes import Environment, Fault, Scope, Subject, carried_values, given, handed, left, results, scopes, type_of
 
 MAX_NODES = 100_000  # of all graphs together

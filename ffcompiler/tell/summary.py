@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .plan import Method, Plan
-from .proof import Proof
-from .windows import Box, Footprint, Stage
+from ..plan import Method, Plan
+from ..proof import Proof
+from ..windows import Box, Footprint, Stage
 
 SUMS = ("mm", "linear", "convolution", "softmax", "attention", "norm", "sum", "mean")
 

@@ -1,0 +1,1 @@
+"""The rules that a valid plan obeys, and what each graph of it may read: `verify.py` asks all of them."""

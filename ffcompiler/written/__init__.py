@@ -1,0 +1,1 @@
+"""Values as text and as JSON, and read back equal: nothing in either is ever executed."""
