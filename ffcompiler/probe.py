@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .runtime.equality import differs
 from .runtime.runner import Execution, Runner
-from .runtime.windowed import Windowed
+from .runtime.windowed.windowed import Windowed
 
 ALIGNMENTS = (1, 8, 16, 32, 64)
 

@@ -2,7 +2,7 @@
 
 While the blocks before ``settled`` are unchanged and those from ``hi`` on are not in play, only elements with
 ``settled <= latest < hi - 1`` can have changed and can be read. Their bounding box in each tensor is a *window*.
-`passes/windows` derives the boxes, `runtime/windowed.py` computes them; what they hand over is defined here.
+`passes/windows` derives the boxes, `runtime/windowed/windowed.py` computes them; what they hand over is defined here.
 """
 
 from __future__ import annotations

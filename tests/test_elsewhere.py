@@ -21,8 +21,8 @@ from ffcompiler.choice.devices import on_devices, others_in_use
 from ffcompiler.choice.measure import Example
 from ffcompiler.graph import TensorType
 from ffcompiler.plan import Alternative, Costs, Method, Schedule
-from ffcompiler.runtime.lift_window import Window
-from ffcompiler.runtime.lifted import Lifted
+from ffcompiler.runtime.lift.lifted import Lifted
+from ffcompiler.runtime.lift.window import Window
 from ffcompiler.runtime.runner import Runner
 
 pytestmark = pytest.mark.usefixtures("one_thread")

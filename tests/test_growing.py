@@ -31,7 +31,7 @@ from torch import Tensor
 
 import ffcompiler as ffc
 from ffcompiler.capture import growing_rules
-from ffcompiler.capture.growing_facts import Factor, Grown, Hidden, dims_of, regrouped
+from ffcompiler.capture.growing.facts import Factor, Grown, Hidden, dims_of, regrouped
 from ffcompiler.capture.spelling import set_item
 from ffcompiler.plan import Costs
 from ffcompiler.program import ArrayLoop
@@ -279,7 +279,7 @@ def test_bits_are_refused_with_what_they_would_cost_and_what_to_ask_for() -> Non
 
 def test_a_wrong_rule_is_seen_in_the_values_of_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = {**growing_rules.RULES, "aten.flip.default": lambda case: case.of("self")}
-    monkeypatch.setattr("ffcompiler.capture.growing.RULES", rules)
+    monkeypatch.setattr("ffcompiler.capture.growing.loop.RULES", rules)
     message = refusal(looking(lambda logits: logits.flip(1)[:, -1]))
     assert "gives other values on the padded array" in message and "aten.flip.default" in message
 

@@ -15,9 +15,9 @@ import ffcompiler as ffc
 from ffcompiler.capture.facts import tensor_type
 from ffcompiler.graph import Graph, Node, Ref, Value
 from ffcompiler.runtime.graphs import OVERLOADS
-from ffcompiler.runtime.lift_layers import has_batching_rule
-from ffcompiler.runtime.lift_window import Window
-from ffcompiler.runtime.lifted import Lifted
+from ffcompiler.runtime.lift.layers import has_batching_rule
+from ffcompiler.runtime.lift.lifted import Lifted
+from ffcompiler.runtime.lift.window import Window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 5

@@ -18,9 +18,9 @@ from ffcompiler.graph import Ref
 from ffcompiler.runtime import binding
 from ffcompiler.runtime.direct import DIRECT, guess
 from ffcompiler.runtime.graphs import OVERLOADS
-from ffcompiler.runtime.lowering import CONVOLUTION
-from ffcompiler.runtime.scratch import Lease, Scratch
-from ffcompiler.runtime.workspace import Workspace
+from ffcompiler.runtime.windowed.lowering import CONVOLUTION
+from ffcompiler.runtime.windowed.scratch import Lease, Scratch
+from ffcompiler.runtime.windowed.workspace import Workspace
 from ffcompiler.windows import ALIAS, Box, Buffer, Instruction, Layout, Part, WindowArg, whole
 
 CPU = torch.device("cpu")

@@ -26,7 +26,7 @@ from ffcompiler.runtime.guard import Guard
 from ffcompiler.runtime.record import Ending, RunRecord
 from ffcompiler.runtime.recurrent import Recurrent
 from ffcompiler.runtime.runner import Execution, Runner
-from ffcompiler.runtime.waves import has_alike_layers, make_waves
+from ffcompiler.runtime.stacked.waves import has_alike_layers, make_waves
 from ffcompiler.stacks import Stack, parts_sunk, stack_of
 from ffcompiler.written.text import parse
 
@@ -471,7 +471,7 @@ def test_an_operator_that_raises_in_a_pass_leaves_the_rest_to_the_loop(monkeypat
     def broken(*given: Any, **named: Any) -> Any:
         raise RuntimeError("out of range")
 
-    monkeypatch.setattr("ffcompiler.runtime.waves.Waves.__call__", broken)
+    monkeypatch.setattr("ffcompiler.runtime.stacked.waves.Waves.__call__", broken)
     results, record = swept(compiled, args)
     assert record.ending is Ending.RAISED and record.certified == 0
     assert same_bits(results[0], function(*args))
@@ -486,7 +486,7 @@ def test_a_wrong_pass_is_never_certified(monkeypatch: pytest.MonkeyPatch) -> Non
     def wrong(self: Any, *given: Any) -> Any:
         return tuple(leaf + 0.01 for leaf in honest(self, *given))
 
-    monkeypatch.setattr("ffcompiler.runtime.waves.Waves.__call__", wrong)
+    monkeypatch.setattr("ffcompiler.runtime.stacked.waves.Waves.__call__", wrong)
     results, record = swept(compiled, args)
     assert len(record.sweeps) > 1
     assert torch.allclose(results[0], function(*args), rtol=1e-4, atol=1e-4)

@@ -19,9 +19,9 @@ from .builder import Builder
 from .captured import Captured, Checkpoint, Replay
 from .facts import exact_number
 from .flat import FlatRecorder
-from .growing_found import find_padded
+from .growing.check import check_padded, check_results
+from .growing.found import find_padded
 from .holders import Anew
-from .padded_check import check_padded, check_results
 from .parts import Section
 from .record import OtherwiseError, Outside, Recorder
 from .restore import Kept

@@ -17,8 +17,8 @@ from ..graph import Graph, TensorType
 from ..modes import as_recorded
 from ..plan import Alternative, Costs, Schedule
 from ..program import ArrayLoop, Program, Recurrence, Tables
-from ..runtime.lift_window import Window
-from ..runtime.lifted import Lifted
+from ..runtime.lift.lifted import Lifted
+from ..runtime.lift.window import Window
 from ..runtime.recurrent import needed_for
 from ..runtime.runner import Execution, Runner
 from .choose import JACOBI, Outlook

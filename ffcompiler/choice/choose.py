@@ -13,7 +13,7 @@ from ..errors import ScheduleError
 from ..plan import Bits, Candidate, Convergence, Costs, Equality, Method, Plan, Schedule
 from ..program import Chain, Recurrence, RepeatedMap
 from ..proof import Proof
-from ..runtime.waves import has_alike_layers
+from ..runtime.stacked.waves import has_alike_layers
 from ..schedules import candidates_for, candidates_for_chain, candidates_for_recurrence
 from ..stacks import ONE_LAYER, stack_of
 from .convergence import Shape, Trace, quantile, simulate

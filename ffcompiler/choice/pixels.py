@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..plan import Tolerance
-from ..runtime.lift_window import Window
+from ..runtime.lift.window import Window
 from ..runtime.repeat import State
 from ..runtime.system import System
 from ..runtime.tail import Tail

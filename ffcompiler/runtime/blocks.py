@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor
 
 from .watch import Watch
-from .windowed import Windowed
-from .workspace import Workspace
+from .windowed.windowed import Windowed
+from .windowed.workspace import Workspace
 
 Env: TypeAlias = Mapping[str, Tensor]
 State: TypeAlias = Any

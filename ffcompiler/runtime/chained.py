@@ -23,8 +23,8 @@ from .runs import ALONE, Runs
 from .together import Together, make_together
 from .unlike import Unlike
 from .watch import Watch, look
-from .windowed import Windowed
-from .workspace import Workspace
+from .windowed.windowed import Windowed
+from .windowed.workspace import Workspace
 
 SOME = 4
 """Blocks between two looks at the watch, besides those that are between the operators of large ones."""

@@ -23,14 +23,14 @@ from ..stacks import parts_sunk, stack_of
 from .blocks import Env, Values
 from .cells import spelled_out
 from .graphs import GraphCall, graph_call
-from .lift_window import Window, results_of
-from .lifted import Lifted
+from .lift.lifted import Lifted
+from .lift.window import Window, results_of
 from .runs import ALONE, Runs
+from .stacked.waves import Waves, make_waves
 from .steps import Steps, make_steps
 from .watch import Watch
-from .waves import Waves, make_waves
-from .windowed import Windowed
-from .workspace import Workspace
+from .windowed.windowed import Windowed
+from .windowed.workspace import Workspace
 
 Trajectory = tuple[Tensor, ...]
 

@@ -22,8 +22,8 @@ from .magnitude import Reach
 from .premises import totals
 from .record import Ending, RunRecord, Sweep
 from .watch import Clock, LeftError, Watch
-from .windowed import Windowed
-from .workspace import Workspace
+from .windowed.windowed import Windowed
+from .windowed.workspace import Workspace
 
 
 def always_certifies(system: Blocks, schedule: Schedule, equality: Equality) -> bool:

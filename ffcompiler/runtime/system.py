@@ -21,8 +21,8 @@ from .premises import below, failed, really_finite, reduced_precision, totals, w
 from .runs import ALONE, Runs
 from .tail import Tail, Window
 from .watch import Watch
-from .windowed import Windowed, windowed_by
-from .workspace import Workspace
+from .windowed.windowed import Windowed, windowed_by
+from .windowed.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..graph import Node
 from ..program import ArrayLoop
-from .lift_window import Window
-from .lifted import Lifted
+from .lift.lifted import Lifted
+from .lift.window import Window
 
 __all__ = ["Tail", "Window"]
 

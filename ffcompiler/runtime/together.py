@@ -14,9 +14,9 @@ from ..alike import LEAST, Shared, as_one
 from ..graph import Graph, Node, TensorType, Value
 from .blocks import Env
 from .graphs import GraphCall, graph_call
-from .lift_window import Window, results_of
-from .lifted import Lifted
-from .lifting import in_layout
+from .lift.lifted import Lifted
+from .lift.lifting import in_layout
+from .lift.window import Window, results_of
 from .watch import Watch
 
 Look = Callable[[str], Tensor]

@@ -1,0 +1,1 @@
+"""Steps of a loop evaluated many at once (docs/recurrences.md)."""
