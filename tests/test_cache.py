@@ -20,9 +20,10 @@ import torch
 from plans import ALL, MADE, RECURRENCE, TWO_PARTS
 
 import ffcompiler as ffc
-from ffcompiler import cache, circumstances, deciding, doctor
+from ffcompiler import deciding, doctor
 from ffcompiler.cli import main
 from ffcompiler.plan import Candidate, Costs, Method, Plan, Schedule, Tolerance
+from ffcompiler.stored import cache, circumstances
 from ffcompiler.stored.cache import Asked, Circumstances, PlanCache, plan_cache, usual_folder
 
 NOW = Circumstances((("wanted", "None"),), "0" * 64, (("versions: torch", "2.13.0"),))

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from plans import ALL, MADE, NO_PROGRAM
 from strategies import plans
 
-from ffcompiler import codec
 from ffcompiler.errors import ArtifactError, InvalidPlanError
 from ffcompiler.graph import Arg, Node, Ref, Step, Symbol, SymbolKind
 from ffcompiler.plan import Costs, Plan, Schedule, Tolerance
 from ffcompiler.rules.parts import MAX_PARTS
 from ffcompiler.rules.verify import verify
+from ffcompiler.written import codec
 from ffcompiler.written.codec import decode, encode
 
 NODE = Node(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffcompiler import container
 from ffcompiler.errors import ArtifactError
+from ffcompiler.stored import container
 from ffcompiler.stored.container import read, write
 
 MEMBERS = [("manifest.json", b'{"format":1}'), ("plan.json", b"{}"), ("weights.safetensors", bytes(range(16)))]

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from ffcompiler import files
 from ffcompiler.errors import UsageError
+from ffcompiler.stored import files
 from ffcompiler.stored.files import replace_file
 
 OLD, NEW = b"old", b"new content"
@@ -141,7 +141,7 @@ def test_temporaries_of_others_stay(target: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_process_that_is_killed_leaves_the_old_file_and_the_next_one_cleans_up(target: Path) -> None:
     program = (
-        "import os, sys; from ffcompiler import files; "
+        "import os, sys; from ffcompiler.stored import files; "
         "files.os.replace = lambda *a: os._exit(9); files.replace_file(sys.argv[1], b'x', True)"
     )
     assert (

@@ -30,7 +30,7 @@ from systems import bold, randn
 from torch import Tensor
 
 import ffcompiler as ffc
-from ffcompiler.capture import growing_rules
+from ffcompiler.capture.growing import rules as growing_rules
 from ffcompiler.capture.growing.facts import Factor, Grown, Hidden, dims_of, regrouped
 from ffcompiler.capture.spelling import set_item
 from ffcompiler.plan import Costs

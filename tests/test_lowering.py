@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ffcompiler.capture.facts import tensor_type
 from ffcompiler.graph import Ref
-from ffcompiler.runtime import binding
 from ffcompiler.runtime.direct import DIRECT, guess
 from ffcompiler.runtime.graphs import OVERLOADS
+from ffcompiler.runtime.windowed import binding
 from ffcompiler.runtime.windowed.lowering import CONVOLUTION
 from ffcompiler.runtime.windowed.scratch import Lease, Scratch
 from ffcompiler.runtime.windowed.workspace import Workspace

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ...graph import Arg
 from ...windows import ALIAS, LIVE, Box, Instruction, Part, WindowArg, WindowProgram, parts_in
-from .. import lowering
 from ..direct import DIRECT, guess
 from ..graphs import OVERLOADS, argument
 from ..watch import Pace, Watch, look
+from . import lowering
 from .scratch import Lease
 from .slots import Call, Slot, make_call
 from .workspace import Bound, Constant, Step, Workspace, cut
