@@ -51,11 +51,25 @@ def _beside_others(plan: Plan) -> tuple[float, float] | None:
     return costs.captured * reference / costs.step if costs.step else reference, reference
 
 
+def seconds_of_all(parts: tuple[Plan, ...]) -> tuple[float, float] | None:
+    """Of the parts that were measured, and of their references; None if none was."""
+    known = _known(parts).values()
+    return (sum(a for a, _ in known), sum(b for _, b in known)) if known else None
+
+
+def _known(parts: tuple[Plan, ...]) -> dict[int, tuple[float, float]]:
+    """By the number of the part."""
+    if len(parts) == 1:
+        seconds = seconds_of(parts[0])
+        return {} if seconds is None else {1: seconds}
+    return {k: seconds for k, part in enumerate(parts, 1) if (seconds := _beside_others(part)) is not None}
+
+
 def _speed_of_all(parts: tuple[Plan, ...]) -> str:
-    known = {k: seconds for k, part in enumerate(parts, 1) if (seconds := _beside_others(part)) is not None}
-    if not known:
+    known, whole = _known(parts), seconds_of_all(parts)
+    if whole is None:
         return ""
-    text = f"; {speed(sum(a for a, _ in known.values()), sum(b for _, b in known.values()))}"
+    text = f"; {speed(*whole)}"
     missing = [k for k in range(1, len(parts) + 1) if k not in known]
     return text + (f" in {_named([*known])}; {_named(missing)} not measured" if missing else "")
 
