@@ -15,7 +15,7 @@ from .choice.calibrate import Effort
 from .choice.choose import SEQUENTIAL
 from .compiled import Compiled
 from .deciding import Deciding, Progress
-from .errors import CaptureError, CausalityError
+from .errors import CaptureError, CausalityError, ScheduleError
 from .forms import Choice, Form, best
 from .fused import fused
 from .live import Live
@@ -82,10 +82,15 @@ class Recipe:
         forms = [form, *self._as_one(form, args, kwargs)]
         timed = partial(form.live.estimated_seconds, args, kwargs)
         own = replace(self.effort, budget=self.effort.budget / len(forms))
-        choices = []
+        choices, faults = [], []
         for each in forms:
             deciding = Deciding(each.live, timed, self.wanted, own, self.inputs, sound_plan, say, found.live)
-            choices.append(self._chosen(each, deciding))
+            try:
+                choices.append(self._chosen(each, deciding))
+            except ScheduleError as fault:  # the schedule that was asked for is none for this form
+                faults.append(fault)
+        if not choices:
+            raise faults[0]
         chosen = best(choices)
         plan = verify(self._agreed(chosen.plan))
         return Compiled(plan, chosen.form.proofs, prove, chosen.form.live, measured=chosen.measured)

@@ -31,6 +31,24 @@ def stacked_cells() -> Program:
     return run, (randn(2, T, 3),)
 
 
+def encoder_decoder() -> Program:
+    """The second loop begins with what the first one ends with: they cannot be one."""
+    first, second = cell(nn.GRUCell, 3, 4), cell(nn.GRUCell, 4, 4, seed=9)
+
+    def run(x: Tensor) -> tuple[Tensor, Tensor]:
+        h, left = torch.zeros(2, 4), []
+        for t in range(T):
+            h = first(x[:, t], h)
+            left.append(h)
+        g, result = h, []
+        for y in left:
+            g = second(y, g)
+            result.append(g)
+        return torch.stack(result, 1), h
+
+    return run, (randn(2, T, 3),)
+
+
 def through_time() -> Program:
     """The forward loop, and by hand the loop of its gradients, from the last step to the first."""
 
@@ -177,6 +195,7 @@ def two_marked() -> Program:
 
 ROWS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "stacked_cells": (stacked_cells, ("Recurrence", "Recurrence")),
+    "encoder_decoder": (encoder_decoder, ("Recurrence", "Recurrence")),
     "through_time": (through_time, ("Recurrence", "Recurrence")),
     "layers": (layers, ("Recurrence",) * 4),
     "four_loops": (four_loops, ("Recurrence",) * 5),

@@ -10,7 +10,8 @@ import torch
 import ffcompiler as ffc
 from ffcompiler.choice import called
 from ffcompiler.choice.called import DEARER, SWEEPS, Begun, as_called
-from ffcompiler.choice.measure import Example, Trial, reference_seconds_of
+from ffcompiler.choice.measure import Example, Trial
+from ffcompiler.choice.reference import Reference
 from ffcompiler.plan import Costs
 from ffcompiler.runtime.runner import Execution, Runner
 
@@ -111,8 +112,8 @@ def test_the_look_before_a_call_is_in_what_it_takes_once() -> None:
 @pytest.mark.parametrize("times", [[0.01] * 8, [0.3, 0.2, 0.1, 0.2]])
 def test_the_reference_is_timed_a_few_times_and_the_median_counts(times: list[float]) -> None:
     given = iter(times)
-    example = Example(None, dict, lambda seconds: next(given))  # type: ignore[arg-type]
-    assert reference_seconds_of(example, torch.device("cpu")) == sorted(times[1:])[len(times[1:]) // 2]
+    reference = Reference.of(lambda seconds: next(given), torch.device("cpu"))
+    assert reference.seconds == sorted(times[1:])[len(times[1:]) // 2]
 
 
 def test_so_many_sweeps_are_looked_at_as_are_made_in_halves() -> None:

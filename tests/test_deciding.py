@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from rows import ROWS, sample_and_score, stacked_cells
+from rows import ROWS, encoder_decoder, sample_and_score
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -58,14 +58,14 @@ def test_every_part_is_given_what_the_function_comes_to_on_further_inputs(name: 
 
 
 def test_further_inputs_count_in_every_part() -> None:
-    function, args = stacked_cells()
+    function, args = encoder_decoder()
     calibration = [tuple(t * scale for t in args) for scale in (0.5, 3.0)]
     plan = ffc.compile(function, args, equality=NEAR, calibration=calibration, cache=False).plan
     assert [len(part.convergence.sweeps) for part in plan.parts if part.convergence] == [3, 3]
 
 
 def test_without_time_only_the_first_part_is_given_further_inputs() -> None:
-    function, args = stacked_cells()
+    function, args = encoder_decoder()
     compiled = ffc.compile(function, args, schedule="sequential", cache=False)
     assert [len(calls) for calls in handed_on(compiled, [args], seconds=-1.0)] == [1, 0]
 
@@ -102,13 +102,13 @@ def efforts(monkeypatch: pytest.MonkeyPatch) -> list[Effort]:
 
 
 def test_the_budget_is_one_for_all_parts(efforts: list[Effort]) -> None:
-    function, args = stacked_cells()
+    function, args = encoder_decoder()
     ffc.compile(function, args, equality=NEAR, budget=1.0, cache=False)
     assert len(efforts) == 2 and sum(effort.budget for effort in efforts) == pytest.approx(1.0)
 
 
 def test_one_budget_pays_for_further_inputs_and_all_parts(efforts: list[Effort]) -> None:
-    function, args = stacked_cells()
+    function, args = encoder_decoder()
     ffc.compile(function, args, equality=NEAR, budget=1.0, calibration=[args], cache=False)
     assert len(efforts) == 2 and 0.5 < sum(effort.budget for effort in efforts) < 1.0
 
@@ -117,7 +117,7 @@ def test_one_budget_pays_for_further_inputs_and_all_parts(efforts: list[Effort])
 
 
 def test_refused_parts_are_told_what_a_tolerance_would_give_each() -> None:
-    function, args = stacked_cells()
+    function, args = encoder_decoder()
     compiled = ffc.compile(function, args, cache=False)
     for part in compiled.plan.parts:
         assert part.refusal is not None and part.convergence is not None and part.convergence.lyapunov is not None
@@ -137,6 +137,6 @@ def test_a_refused_part_beside_one_that_is_not_is_told_so_too() -> None:
 
 
 def test_without_a_budget_refused_parts_stay_as_they_are() -> None:
-    function, args = stacked_cells()
+    function, args = encoder_decoder()
     plan = ffc.compile(function, args, budget=0.0, cache=False).plan
     assert all(part.refusal is not None and not part.alternatives for part in plan.parts)

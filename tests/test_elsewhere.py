@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from rows import stacked_cells
+from rows import encoder_decoder
 from systems import SYSTEMS, randn
 from torch import Tensor
 
@@ -186,7 +186,7 @@ def test_a_plan_has_them_within_the_budget_and_under_a_tolerance_too() -> None:
 
 
 def test_every_part_has_its_own() -> None:
-    function, args = stacked_cells()
+    function, args = encoder_decoder()
     plan = ffc.compile(function, args, equality=NEAR, budget=30.0, cache=False).plan
     assert all(len(part.alternatives) == 2 for part in plan.parts)
 

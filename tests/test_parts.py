@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from rows import ROWS, T, drawing, layers, sample_and_score, stacked_cells, through_time
+from rows import ROWS, T, drawing, encoder_decoder, layers, sample_and_score, stacked_cells, through_time
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from unmarked import randn
@@ -44,7 +44,7 @@ def equality_of(name: str) -> Equality:
 def row(request: pytest.FixtureRequest) -> tuple[str, ffc.Compiled, tuple[Any, ...]]:
     make, _ = ROWS[request.param]
     function, args = make()
-    return request.param, ffc.compile(function, args, equality=equality_of(request.param)), args
+    return request.param, ffc.compile(function, args, equality=equality_of(request.param), schedule="sequential"), args
 
 
 def test_each_loop_is_a_part_of_its_own(row: Any) -> None:
@@ -52,7 +52,7 @@ def test_each_loop_is_a_part_of_its_own(row: Any) -> None:
     _, kinds = ROWS[name]
     function, args = ROWS[name][0]()
     assert len(capture(function, args).parts) == len(kinds)
-    tolerant = ffc.compile(function, args, equality=NEAR)
+    tolerant = ffc.compile(function, args, equality=NEAR, schedule="sequential")
     found = tuple(type(part.system).__name__ for part in tolerant.plan.parts)
     assert found == kinds
     assert all(part.refusal is None for part in tolerant.plan.parts)
@@ -73,7 +73,7 @@ def test_sweeps_of_every_part_give_the_bits_of_the_function(row: Any) -> None:
 def test_under_a_tolerance_sweeps_of_every_part_come_near(row: Any) -> None:
     name, _, args = row
     function, args = ROWS[name][0]()
-    compiled = bold(ffc.compile(function, args, equality=NEAR))
+    compiled = bold(ffc.compile(function, args, equality=NEAR, schedule="sequential"))
     torch.manual_seed(5)
     expected = [t.clone() for t in tree_leaves(function(*args))]
     torch.manual_seed(5)
@@ -131,7 +131,7 @@ def test_a_loop_may_read_what_the_loop_before_left_from_last_to_first() -> None:
 
 def test_the_same_seed_gives_the_same_sample_and_leaves_the_generator_alike() -> None:
     function, args = drawing()
-    compiled = bold(ffc.compile(function, args, equality=NEAR))
+    compiled = bold(ffc.compile(function, args, equality=NEAR, schedule="sequential"))
     for seed in range(20):
         torch.manual_seed(seed)
         expected, after = function(*args), torch.get_rng_state()
@@ -238,7 +238,7 @@ def test_parts_are_solved_only_if_all_of_them_together_take_less(
 
 
 def test_an_explanation_tells_of_each_part() -> None:
-    function, args = stacked_cells()
+    function, args = encoder_decoder()
     compiled = ffc.compile(function, args, equality=NEAR)
     text = str(compiled.explain())
     assert "2 parts, one for each loop" in text and "part 1" in text and "part 2" in text

@@ -29,7 +29,7 @@ MARGIN = 1.25
 HOPELESS = 2.0
 """A candidate that is predicted to take so many times as long as the best known one is not run."""
 RUNS = 3
-"""So many candidates are run at most, where all are predicted."""
+"""So many candidates are run at most, where all are predicted and the reference takes what was thought."""
 UNBEGUN = "the guard would begin no sweep"
 
 

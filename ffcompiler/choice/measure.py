@@ -30,8 +30,6 @@ from .run_costs import CALLS, fronts_in_runs, seconds_in_runs
 from .timing import Left, elsewhere, mean_seconds, median_seconds, now
 from .traces import begun, certifying_sweeps, first_guess, take_trace
 
-QUICK = 1.0
-"""Seconds: a reference faster than this is timed whole; of a slower one this much is run, and the rest extrapolated."""
 PLACES = (1, 3, 5, 7)
 """In eighths of the array: where windowed sweeps are measured."""
 WIDTHS = 5
@@ -45,8 +43,6 @@ The first run also makes the windows that occur, hundreds where the front moves 
 """
 LEVELS = (32, 256)
 """Steps: over so many are sweeps measured that go through the levels of a stack."""
-OFTEN = (0.05, 7), (QUICK, 3)
-"""A reference that takes at most so many seconds is timed so many times, and the median counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,10 +302,9 @@ class Trial:
         certifying = sum(1 for s in record.sweeps if s.certified)
         return Candidate(schedule, seconds, len(record.sweeps), note, certifying)
 
-    def reference(self) -> float:
-        """Seconds of the function, once more."""
-        elsewhere(self.device)
-        return self.example.seconds(QUICK)
+    def was_ended(self, schedule: Schedule) -> bool:
+        """Whether the guard ended its last run."""
+        return self.times[schedule][-1].record.ending is Ending.GUARD
 
     def again(self, candidate: Candidate, reference_seconds: float) -> Candidate:
         """The same candidate once more."""
@@ -359,13 +354,3 @@ def _note(record: RunRecord, ok: bool, speedup: float) -> str:
         return f"stopped at block {record.certified} of {record.blocks}: {record.ending.name.lower()}"
     speed = f"{speedup:.1f}x the reference's speed"
     return f"{record.detail}, {speed}" if record.detail else speed
-
-
-def reference_seconds_of(example: Example, device: torch.device) -> float:
-    """The median of a few times, as for the candidates."""
-    first = example.seconds(QUICK)
-    times = []
-    for _ in range(next((often for limit, often in OFTEN if first <= limit), 3)):
-        elsewhere(device)
-        times.append(example.seconds(QUICK))
-    return statistics.median(times)

@@ -1,0 +1,122 @@
+"""The candidates that are predicted to be best, run: each through to its end, and the fastest in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..plan import EXCLUDED, Candidate, Schedule
+from .choose import NEAR, RUNS, Outlook, next_to_run
+from .measure import Trial
+from .reference import Reference
+from .timing import Left
+
+Progress = Callable[[str, int, int], None]
+ROUNDS = 3
+"""So many times the best candidates are run again, in turns, so that a machine that slows down slows all of them."""
+CLOSE = 1.5
+"""Those that took at most so many times as long as the best."""
+LOOKS = 3
+"""So many times candidates are chosen to be run: anew where the reference turns out to take another time."""
+
+
+@dataclass(slots=True)
+class Contest:
+    """The best predicted candidates, run one after the other; without predictions all, in their order."""
+
+    trial: Trial
+    outlook: Outlook
+    schedules: Sequence[Schedule]
+    reference: Reference
+    left: Left
+    say: Progress
+    certifying: dict[bool, int]  # as expected, then as the runs so far have needed
+    run: dict[Schedule, Candidate] = field(default_factory=dict)
+    wrong: str | None = None
+
+    def held(self) -> tuple[tuple[Candidate, ...], str | None]:
+        """All candidates in their order, and which went wrong."""
+        predicted: Mapping[Schedule, Candidate] = self._predicted()
+        if not predicted:
+            for schedule in self._able():
+                if self.left() <= 0.0 and self.run:
+                    break
+                self._try(schedule, None)
+        for look in range(LOOKS):
+            predicted = self._run_best(predicted, RUNS + look)
+            self._again()
+            if not self._moved():
+                break
+            predicted = {**predicted, **self._predicted()}
+        self._again()
+        shown = [s for s in self.schedules if s in self.run or self._shown(s, predicted)]
+        return tuple(self._told(s, predicted) for s in shown), self.wrong
+
+    def _run_best(self, predicted: Mapping[Schedule, Candidate], limit: int) -> Mapping[Schedule, Candidate]:
+        """Run what is predicted to be best, as far as it can change the choice; the predictions as they are then."""
+        while (best := self._next(predicted, limit)) is not None:
+            before = dict(self.certifying)
+            self._try(best.schedule, best.predicted)
+            if self.certifying != before:
+                predicted = {**predicted, **self._predicted()}
+        return predicted
+
+    def _again(self) -> None:
+        """The best ones in turns with the reference, as long as there is time."""
+        fastest = min((c.seconds for c in self.run.values()), default=0.0)
+        close = [s for s, c in self.run.items() if c.seconds <= CLOSE * fastest]
+        for _ in range(ROUNDS):
+            for schedule in close:
+                if self.left() < self.run[schedule].seconds:
+                    return
+                self.run[schedule] = self.trial.again(self.run[schedule], self.outlook.reference_seconds)
+            if self.left() > self.outlook.reference_seconds:
+                self.reference.look()
+
+    def _moved(self) -> bool:
+        """Whether the reference takes another time than was thought, by which the guard may let other runs go on.
+
+        Runs that it ended are forgotten then.
+        """
+        was, now = self.outlook.reference_seconds, self.reference.seconds
+        costs = self.reference.priced(self.outlook.costs, self.outlook.plan.system)
+        self.outlook = replace(self.outlook, reference_seconds=now, costs=costs)
+        if now <= NEAR * was and was <= NEAR * now:
+            return False
+        for schedule in [s for s in self.run if self.trial.was_ended(s)]:
+            del self.run[schedule]
+        return True
+
+    def _able(self) -> list[Schedule]:
+        return [s for s in self.schedules if not self.outlook.too_large(s)]
+
+    def _predicted(self) -> dict[Schedule, Candidate]:
+        """Of all that were not run, as far as there are traces."""
+        found = {s: self.outlook.predict(s, self.certifying) for s in self._able() if s not in self.run}
+        return {s: c for s, c in found.items() if c is not None}
+
+    def _next(self, predicted: Mapping[Schedule, Candidate], limit: int) -> Candidate | None:
+        if self.left() <= 0.0:
+            return None
+        waiting = [c for s, c in predicted.items() if s not in self.run]
+        return next_to_run(tuple(self.run.values()), waiting, self.outlook.reference_seconds, limit)
+
+    def _try(self, schedule: Schedule, predicted: float | None) -> None:
+        self.say("candidates", len(self.run), len(self.schedules))
+        found, ok = self.trial.run(schedule, self.outlook.costs, self.outlook.reference_seconds)
+        self.wrong = self.wrong or (None if ok else found.note)
+        self.run[schedule] = replace(found, predicted=predicted, memory=self.outlook.bytes_of(schedule))
+        if found.certifying and found.certifying < found.sweeps:
+            self.certifying[schedule.windows] = found.certifying
+
+    def _shown(self, schedule: Schedule, predicted: Mapping[Schedule, Candidate]) -> bool:
+        return schedule in predicted or self.outlook.too_large(schedule)
+
+    def _told(self, schedule: Schedule, predicted: Mapping[Schedule, Candidate]) -> Candidate:
+        if schedule in self.run:
+            return self.run[schedule]
+        if not self.outlook.too_large(schedule):
+            return predicted[schedule]
+        needed, limit = self.outlook.bytes_of(schedule) or 0, self.outlook.memory_limit or 0
+        note = f"{EXCLUDED}: about {needed} bytes are needed, and {limit} allowed"
+        return Candidate(schedule, self.outlook.reference_seconds, 0, note, measured=False, memory=needed)
