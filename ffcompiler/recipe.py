@@ -93,7 +93,11 @@ class Recipe:
             raise faults[0]
         chosen = best(choices)
         plan = verify(self._agreed(chosen.plan))
-        return Compiled(plan, chosen.form.proofs, prove, chosen.form.live, measured=chosen.measured)
+        made = Compiled(plan, chosen.form.proofs, prove, chosen.form.live, measured=chosen.measured)
+        with as_recorded(made.device), torch.no_grad():
+            for part in made.parts:
+                part.rehearse()
+        return made
 
     def _chosen(self, form: Form, deciding: Deciding) -> Choice:
         """The schedules of a form. Raises: `ScheduleError`."""
@@ -117,8 +121,13 @@ class Recipe:
         if self.wanted is not None and self.wanted.method is not Method.WAVEFRONT:
             return []
         joined = fused(form.live.captured)
-        made = None if joined is None else self._planned(joined, args, kwargs)
-        return [] if made is None or made.refused else [made]
+        if joined is None:
+            return []
+        try:
+            made = self._planned(joined, args, kwargs)
+        except (CaptureError, RuntimeError):  # it does not do what the function does: the loops stay as they are
+            return []
+        return [] if made.refused else [made]
 
     def _again(self, args: tuple[Any, ...], kwargs: dict[str, Any], share: float) -> Captured:
         """The function captured another time."""

@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..graph import Arg, Graph, Node, Ref, Step, Value
+from ..graph import Graph, Node, Ref, Step, Value
 from ..program import Check, Loop, Program
 from ..proof import Refusal
 from .recurrence import chained
 from .renamed import Renaming, names_beside
 from .step_stacks import Stacked, stacked_by
+from .taken import NotFusedError, Taken, types_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,9 @@ def fuse(first: Program, second: Program) -> Fused | Refusal:
     own = Renaming(names, len(first.loop.tables)).program(second)
     try:
         program = _Fusion(first, own).program()
-    except _NotFusedError as why:
+    except NotFusedError as why:
         return Refusal(str(why))
     return Fused(program, {weight.name: names[weight.name].name for weight in second.weights})
-
-
-class _NotFusedError(Exception):
-    """What the second loop reads of the first that is not what the same step has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class _Fusion:
     second: Program
 
     def program(self) -> Program:
-        """Raises: `_NotFusedError`."""
+        """Raises: `NotFusedError`."""
         late = self._late()
         between = (*self.first.epilogue.nodes, *self.second.prologue.nodes)
         checks = (*self.first.checks, *self.second.checks)
@@ -108,7 +105,7 @@ class _Fusion:
         a, b = self._loops
         carry, collected = (*a.carry, *b.carry), (*a.collected, *b.collected)
         if any(ref.name in late for ref in b.init):
-            raise _NotFusedError("the second loop begins with what the first one ends with")
+            raise NotFusedError("the second loop begins with what the first one ends with")
         steps = self._steps(late)
         states = (*a.body.outputs[: len(a.carry)], *steps.outputs[: len(b.carry)])
         left = (*a.body.outputs[len(a.carry) :], *steps.outputs[len(b.carry) :])
@@ -116,6 +113,9 @@ class _Fusion:
         outputs = (*states, *(left[k] for k in kept))
         nodes = _needed((*a.body.nodes, *steps.nodes), outputs)
         read = {ref.name for ref in (*_reads(nodes), *outputs)}
+        inside = {node.name for node in nodes}
+        if any(ref.output is not None and ref.name not in inside for ref in (*_reads(nodes), *outputs)):
+            raise NotFusedError("a step reads one of several results of a call before the loops")
         inputs = tuple(given for given in (*a.inputs, *b.inputs) if given.value.name in read)
         loop = Loop(
             a.lo,
@@ -133,32 +133,35 @@ class _Fusion:
     def _steps(self, late: set[str]) -> Graph:
         """The steps of the second loop, reading what the same step of the first one makes."""
         a, b = self._loops
-        stacked = self._stacked()
+        stacked, in_order = self._stacked(), tuple(range(b.hi - b.lo))
         made = dict(zip((value.name for value in a.collected), a.body.outputs[len(a.carry) :], strict=True))
-        in_order = tuple(range(b.hi - b.lo))
-        instead: dict[str, Ref] = {}
+        taken = Taken(made, types_in(a), b.body.nodes)
         for given in b.inputs:
             if given.stack.name in late:
                 of = stacked.get(given.stack.name)
                 if of is None or of.dim != 0 or of.order != in_order:
-                    raise _NotFusedError("a step of the second loop reads what other steps of the first one leave")
-                instead[given.value.name] = made[of.of]
-        nodes = []
+                    raise NotFusedError("a step of the second loop reads what other steps of the first one leave")
+                taken.take(given.value.name, given.value.type, of.of, "")
         for node in b.body.nodes:
-            match node.op, node.args:
-                case "aten.select.int", (Ref() as ref, int() as dim, Step(table=table)) if (
-                    (of := stacked.get(ref.name)) is not None
-                    and dim % (len(node.type.shape) + 1) == of.dim
-                    and of.read_by(b.tables[table - len(a.tables)])
-                ):
-                    instead[node.name] = made[of.of]
-                    continue
-            nodes.append(_with_instead(node, instead))
-        outputs = tuple(_instead(ref, instead) for ref in b.body.outputs)
-        for ref in (*_reads(nodes), *outputs):
+            left = self._selected(node, stacked)
+            if left is None:
+                taken.nodes.append(taken.node(node))
+            else:
+                taken.take(node.name, node.type, left, node.source)
+        outputs = tuple(taken.ref(ref) for ref in b.body.outputs)
+        for ref in (*_reads(taken.nodes), *outputs):
             if ref.name in late:
-                raise _NotFusedError("a step of the second loop reads all of what the first one leaves")
-        return Graph((), tuple(nodes), outputs)
+                raise NotFusedError("a step of the second loop reads all of what the first one leaves")
+        return Graph((), tuple(taken.nodes), outputs)
+
+    def _selected(self, node: Node, stacked: Mapping[str, Stacked]) -> str | None:
+        """The collected value of which a node takes what the same step has left."""
+        a, b = self._loops
+        match node.op, node.args:
+            case "aten.select.int", (Ref() as ref, int() as dim, Step(table=table)) if ref.name in stacked:
+                of, row = stacked[ref.name], b.tables[table - len(a.tables)]
+                return of.of if dim % (len(node.type.shape) + 1) == of.dim and of.read_by(row) else None
+        return None
 
     def _stacked(self) -> dict[str, Stacked]:
         """The values between the loops of which parts are what a step has left."""
@@ -198,16 +201,3 @@ def _needed(nodes: Sequence[Node], asked: Iterable[Ref]) -> tuple[Node, ...]:
             names |= {ref.name for ref in node.refs()}
             kept.append(node)
     return tuple(reversed(kept))
-
-
-def _instead(ref: Ref, instead: Mapping[str, Ref]) -> Ref:
-    return instead.get(ref.name, ref)
-
-
-def _with_instead(node: Node, instead: Mapping[str, Ref]) -> Node:
-    def walk(arg: Arg) -> Arg:
-        if isinstance(arg, tuple):
-            return tuple(map(walk, arg))
-        return _instead(arg, instead) if isinstance(arg, Ref) else arg
-
-    return replace(node, args=tuple(map(walk, node.args)), kwargs=tuple((key, walk(v)) for key, v in node.kwargs))

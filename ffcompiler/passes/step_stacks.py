@@ -35,14 +35,14 @@ def stacked_by(node: Node, known: Mapping[str, Stacked], types: Mapping[str, Ten
         case "aten.flip.default", [Stacked() as was, *_], [(int() as d,)] if d % rank == was.dim:
             return replace(was, order=was.order[::-1])
         case "aten.slice_scatter.default", [_, Stacked() as was, *_], [_, int(d), int(lo), int(hi), *by]:
-            return _put(was, node, d % rank, range(lo, hi, *map(int, map(str, by))))
+            return _put(was, node, d % rank, range(lo, hi, *map(int, map(str, by))), types[was.of])
     return _joined(node, known, types) if node.op == "aten.cat.default" else None
 
 
-def _put(was: Stacked, node: Node, dim: int, places: range) -> Stacked | None:
+def _put(was: Stacked, node: Node, dim: int, places: range, left: TensorType) -> Stacked | None:
     """Steps that are put into some places of an array."""
     kind = node.types[0]
-    if kind is None or was.dim != dim or len(places) != len(was.order):
+    if kind is None or kind.dtype != left.dtype or was.dim != dim or len(places) != len(was.order):
         return None
     order: list[int | None] = [None] * kind.shape[dim]
     for place, step in zip(places, was.order, strict=True):
@@ -59,7 +59,7 @@ def _joined(node: Node, known: Mapping[str, Stacked], types: Mapping[str, Tensor
         return None
     (was,) = stacks
     kind = node.types[0]
-    if kind is None or dim % len(kind.shape) != was.dim:
+    if kind is None or kind.dtype != types[was.of].dtype or dim % len(kind.shape) != was.dim:
         return None
     order: list[int | None] = []
     for ref in refs:
