@@ -61,7 +61,7 @@ __all__ = [
 _HOMES = {
     "compiled": ("Compiled",),
     "driver": ("compile", "load"),
-    "explain": ("Explanation",),
+    "tell.explain": ("Explanation",),
     "loops": ("fori_loop", "scan"),
     "plan": ("Bits", "Plan", "Tolerance", "tolerance"),
     "runtime.record": ("Certificate", "RunRecord"),
