@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .capture import Captured, capture, describe_call, keeping, unmoved
+from .capture import Captured, capture, describe_call, keeping, unmoved, without_last
 from .choice.calibrate import Effort
 from .choice.choose import SEQUENTIAL
 from .compiled import Compiled
@@ -23,6 +23,7 @@ from .modes import as_recorded, casts_repeated
 from .passes.chain import chain
 from .passes.dependence import prove
 from .passes.outputs import collect_outputs
+from .passes.peel import peel_last
 from .plan import Equality, Method, Plan, Schedule, Tolerance, in_a_row
 from .planning import sound_plan
 from .proof import NO_PROOF, Refusal
@@ -165,7 +166,9 @@ class Recipe:
 def _collecting(captured: Captured) -> Captured:
     """The same, its loops carrying only what they have to."""
     rest = None if captured.rest is None else _collecting(captured.rest)
-    return replace(keeping(captured, *collect_outputs(captured.program)), rest=rest)
+    kept = keeping(captured, *collect_outputs(captured.program))
+    peeled = peel_last(kept.program)
+    return replace(kept if peeled is None else without_last(kept, peeled), rest=rest)
 
 
 def _name(function: Callable[..., Any]) -> str:

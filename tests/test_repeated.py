@@ -70,6 +70,45 @@ def _tensors(tree: Any) -> list[Tensor]:
 # ---------------------------------------------------------------------------------------------------- flows
 
 
+def inverse_with_log_determinant(count: int) -> Function:
+    """As libraries of flows write it: each step computes a log-determinant, and the last one is returned."""
+    mixing = torch.triu(randn(6, 6), 1)
+
+    def inverse(u: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_determinant = torch.zeros_like(u), torch.zeros(u.shape[0])
+        for _ in range(count):
+            scale = torch.sigmoid(x @ mixing) + 1e-3
+            x = u / scale
+            log_determinant = -torch.log(scale).sum(-1)
+        return x, log_determinant
+
+    return inverse
+
+
+@pytest.mark.parametrize("count", [4, 6, 30])
+def test_what_only_the_last_step_leaves_is_made_after_the_others(count: int, tmp_path: Path) -> None:
+    function, u = inverse_with_log_determinant(count), randn(3, 6)
+    compiled, record = checked(function, u)
+    assert record.blocks == count - 1 and (count < 30 or len(record.sweeps) < 10)
+    for other in (-0.5 * u, torch.zeros_like(u), torch.full_like(u, torch.nan)):
+        assert compiled.verify(other).equal
+    compiled.save(tmp_path / "inverse.ffc")
+    loaded = ffc.load(tmp_path / "inverse.ffc")
+    assert all(map(same_integers, loaded(u), function(u)))
+
+
+def test_what_all_steps_leave_keeps_a_loop_from_being_a_repeated_map() -> None:
+    def function(u: Tensor) -> tuple[Tensor, Tensor]:
+        x, left = torch.zeros_like(u), []
+        for _ in range(8):
+            x = torch.tanh(x) + u
+            left.append(x.sum(-1) * 2)
+        return x, torch.stack(left)
+
+    compiled = ffc.compile(function, (randn(3, 6),))
+    assert not isinstance(compiled.plan.system, RepeatedMap) and compiled.verify(randn(3, 6)).equal
+
+
 class Made(nn.Module):
     """The network of a masked autoregressive flow, its dimensions in a shuffled order."""
 

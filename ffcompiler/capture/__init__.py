@@ -6,7 +6,7 @@ since a tracer that silently bakes a value is the commonest way to be wrong.
 
 from .arguments import describe_arguments, describe_call
 from .capture import capture
-from .captured import Captured, Checkpoint, Replay, keeping
+from .captured import Captured, Checkpoint, Replay, keeping, without_last
 from .holders import unmoved
 from .surroundings import look
 
@@ -20,4 +20,5 @@ __all__ = [
     "keeping",
     "look",
     "unmoved",
+    "without_last",
 ]

@@ -95,3 +95,16 @@ def keeping(captured: Captured, program: Program, leaves: Sequence[int]) -> Capt
         for replay in captured.replays
     )
     return replace(captured, program=program, replays=replays, marked=False)
+
+
+def without_last(captured: Captured, program: Program) -> Captured:
+    """The same function as another program, whose loop makes all steps but the last; as it is if these are unknown."""
+    last = captured.program.loop.hi - captured.program.loop.lo - 1
+    replays = []
+    for replay in captured.replays:
+        before = next((c.before for c in replay.checkpoints if c.position == last), None)
+        if before is None or not replay.complete:
+            return captured
+        checkpoints = tuple(c for c in replay.checkpoints if c.position < last)
+        replays.append(replace(replay, final=before, checkpoints=checkpoints))
+    return replace(captured, program=program, replays=tuple(replays), marked=False)

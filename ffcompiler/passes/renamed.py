@@ -18,15 +18,16 @@ def names_beside(first: Program, second: Program) -> dict[str, Ref]:
     for weight in second.weights:
         if weight.kind is not WeightKind.CONSTANT and weight.path in known:
             names[weight.name] = Ref(known[weight.path])
-    taken = set(_bound(first))
-    for name in _bound(second):
+    taken = set(bound(first))
+    for name in bound(second):
         if name not in names:
-            names[name] = Ref(_fresh(name, taken))
+            names[name] = Ref(fresh(name, taken))
             taken.add(names[name].name)
     return names
 
 
-def _bound(program: Program) -> Iterator[str]:
+def bound(program: Program) -> Iterator[str]:
+    """The names that a program binds."""
     loop = program.loop
     assert isinstance(loop, Loop)
     yield from (leaf.name for leaf in program.signature.leaves if leaf.name is not None)
@@ -37,7 +38,8 @@ def _bound(program: Program) -> Iterator[str]:
         yield from (node.name for node in graph.nodes)
 
 
-def _fresh(name: str, taken: set[str]) -> str:
+def fresh(name: str, taken: set[str]) -> str:
+    """A name that is not taken."""
     return next(new for k in range(2, len(taken) + 3) if (new := f"{name}_{k}") not in taken)
 
 
@@ -63,9 +65,13 @@ class Renaming:
     def value(self, value: Value) -> Value:
         return Value(self.names[value.name].name, value.type)
 
-    def node(self, node: Node) -> Node:
+    def reading(self, node: Node) -> Node:
+        """The node under its own name."""
         kwargs = tuple((key, self.arg(value)) for key, value in node.kwargs)
-        return replace(node, name=self.names[node.name].name, args=tuple(map(self.arg, node.args)), kwargs=kwargs)
+        return replace(node, args=tuple(map(self.arg, node.args)), kwargs=kwargs)
+
+    def node(self, node: Node) -> Node:
+        return replace(self.reading(node), name=self.names[node.name].name)
 
     def graph(self, graph: Graph) -> Graph:
         """Its inputs are listed anew where it is put together with others."""
