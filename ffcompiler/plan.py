@@ -323,8 +323,8 @@ class Candidate:
 class Convergence:
     """How the system converges on the inputs that the choice was made with.
 
-    ``sweeps``: of plain Jacobi to the end, for each input. ``cut``: their runs were cut short, and went on at the speed
-    of their front. ``lyapunov``: of a recurrence the largest exponent along the trajectory: an error becomes
+    ``sweeps``: of plain Jacobi to the end, for each input. ``cut``: their runs were cut short, and went on as they had
+    come. ``lyapunov``: of a recurrence the largest exponent along the trajectory: an error becomes
     ``exp(lyapunov)`` times as large in each step.
     """
 

@@ -287,3 +287,10 @@ def test_windows_stay_as_they_are_where_narrow_ones_cost_as_much() -> None:
     found = simulate(Schedule(Method.JACOBI), Shape(300, by_width=True), FADING, costs)
     assert (found.sweeps, found.certified) == (FADING.sweeps, 300)
     assert found == simulate(Schedule(Method.JACOBI), Shape(300, by_width=True), FADING, costs, guarded=False)
+
+
+def test_behind_a_window_blocks_of_a_system_that_forgets_have_the_age_of_its_last_ones() -> None:
+    faded = Trace(2000, (Fresh(0, (*range(1, 30), 128), 128),))
+    assert faded.sweeps == 30 and not faded.whole
+    slow = Trace(2000, (Fresh(0, tuple(range(1, 129)), 128),))
+    assert slow.sweeps == 2000

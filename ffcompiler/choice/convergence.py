@@ -26,22 +26,32 @@ FAR = 2048
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A Jacobi run with the blocks before ``start`` final: the front after each sweep, rising."""
+    """A Jacobi run with the blocks before ``start`` final: the front after each sweep, rising.
+
+    ``width``: of a window of so many blocks from there on; None: of all blocks.
+    """
 
     start: int
     fronts: tuple[int, ...]
+    width: int | None = None
 
     def ages(self, blocks: int) -> Any:
         """Of the blocks from ``start`` on: after how many sweeps each is final.
 
-        A run that was cut short goes on at the speed that its front had.
+        A run that was cut short goes on at the speed that its front had. Behind a window ages go on as in its second
+        half: of a system that forgets they stay what they are, though its front stands still until the last sweep.
         """
-        found = np.searchsorted(np.asarray(self.fronts), np.arange(self.start, blocks), side="right") + 1.0
+        end = blocks if self.width is None else min(self.start + self.width, blocks)
+        found = np.searchsorted(np.asarray(self.fronts), np.arange(self.start, end), side="right") + 1.0
         reached = self.fronts[-1] if self.fronts else self.start
-        if reached < blocks:
+        if reached < end:
             speed = max((reached - self.start) / max(len(self.fronts), 1), 1.0)
-            found[reached - self.start :] = len(self.fronts) + np.arange(1, blocks - reached + 1) / speed
-        return found
+            found[reached - self.start :] = len(self.fronts) + np.arange(1, end - reached + 1) / speed
+        if end == blocks or not len(found):
+            return found
+        half = len(found) // 2
+        slope = (found[-1] - found[half]) / max(len(found) - 1 - half, 1)
+        return np.concatenate([found, found[-1] + slope * np.arange(1, blocks - end + 1)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +63,9 @@ class Trace:
 
     @property
     def whole(self) -> bool:
-        """Whether the run from block 0 reached the end."""
-        return bool(self.runs[0].fronts) and self.runs[0].fronts[-1] >= self.blocks
+        """Whether the run from block 0 reached the end of all blocks."""
+        first = self.runs[0]
+        return first.width is None and bool(first.fronts) and first.fronts[-1] >= self.blocks
 
     @property
     def sweeps(self) -> int:

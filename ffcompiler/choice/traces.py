@@ -23,6 +23,8 @@ EIGHTH = 8
 """Of the array: windows of so large a part are looked at for how they round."""
 FEW = 8
 """Blocks: a window over fewer is not worth a run of its own."""
+NARROW = 128
+"""Steps of a recurrence that are looked at by themselves, before all of them."""
 
 
 def take_trace(
@@ -49,26 +51,41 @@ def take_trace(
 
 
 def _traced(runner: Runner, execution: Execution, left: Callable[[], float]) -> Trace | None:
+    """Of all blocks; where time does not suffice, of as many as a window has that was looked at first."""
     blocks = runner.plan.system.blocks if runner.plan.system else 0
+    narrow = _narrow(runner, execution, left)
     solve = begun(runner, execution)
     state = first_guess(runner, execution)
-    fronts = _fronts(solve, state, 0, left)
+    fronts = _fronts(solve, state, 0, blocks, left)
     if fronts is None:
         return None
+    if not fronts or fronts[-1] < blocks:
+        return Trace(blocks, (Fresh(0, fronts) if narrow is None else narrow,))
     runs = [Fresh(0, fronts)]
-    if fronts and fronts[-1] >= blocks:
-        for share in SHARES:
-            start = int(share * blocks)
-            if start < FEW or blocks - start < FEW or left() <= 0.0:
-                break
-            solve = begun(runner, execution)
-            anew = first_guess(runner, execution)
-            solve.system.write(anew, 0, start, solve.system.read(state, 0, start))
-            fronts = _fronts(solve, anew, start, left)
-            if fronts is None or not fronts or fronts[-1] < blocks:
-                break
-            runs.append(Fresh(start, fronts))
+    for share in SHARES:
+        start = int(share * blocks)
+        if start < FEW or blocks - start < FEW or left() <= 0.0:
+            break
+        solve = begun(runner, execution)
+        anew = first_guess(runner, execution)
+        solve.system.write(anew, 0, start, solve.system.read(state, 0, start))
+        fronts = _fronts(solve, anew, start, blocks, left)
+        if fronts is None or not fronts or fronts[-1] < blocks:
+            break
+        runs.append(Fresh(start, fronts))
     return Trace(blocks, tuple(sorted(runs, key=lambda run: run.start)))
+
+
+def _narrow(runner: Runner, execution: Execution, left: Callable[[], float]) -> Fresh | None:
+    """The first steps of a recurrence by themselves, whose sweeps take little; None where that is most of it anyway."""
+    blocks = runner.plan.system.blocks if runner.plan.system else 0
+    if runner.recurrent is None or blocks < 4 * NARROW:
+        return None
+    few = Runner(
+        replace(runner.plan, schedule=Schedule(Method.GS_JACOBI, NARROW)), runner.proof, runner.device, guarded=False
+    )
+    fronts = _fronts(begun(few, execution), first_guess(few, execution), 0, NARROW, left)
+    return None if fronts is None or not fronts or fronts[-1] < NARROW else Fresh(0, fronts, NARROW)
 
 
 def begun(runner: Runner, execution: Execution) -> Solve:
@@ -84,11 +101,11 @@ def first_guess(runner: Runner, execution: Execution) -> object:
     return runner.solving.start_from(execution.init if runner.system is None else execution.init[0])
 
 
-def _fronts(solve: Solve, state: object, start: int, left: Callable[[], float]) -> tuple[int, ...] | None:
-    """The working front after each sweep; as far as there is time. None if a premise fails."""
+def _fronts(solve: Solve, state: object, start: int, end: int, left: Callable[[], float]) -> tuple[int, ...] | None:
+    """The working front after each sweep up to ``end``, as far as there is time. None if a premise fails."""
     solve.working = solve.certified = start
     fronts: list[int] = []
-    while solve.working < solve.system.blocks and left() > 0.0:
+    while solve.working < end and left() > 0.0:
         if not solve.sweep(state, solve.polish):
             return None
         fronts.append(solve.working)

@@ -88,7 +88,7 @@ def _of_sweeps(known: Convergence, plan: Plan) -> str:
     count, inputs = _counted(known)
     of = f" of {plan.system.blocks} blocks" if plan.system is not None else ""
     about = "about " if known.cut else ""
-    cut = " (the look was cut short, and went on at the speed of its front)" if known.cut else ""
+    cut = " (the look was cut short for its time, and what it saw was taken to go on)" if known.cut else ""
     return f"plain jacobi takes {about}{count} sweeps{of} on {inputs}{cut}"
 
 
