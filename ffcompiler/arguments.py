@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .calls import Parameters, mismatches
+from .calls import Parameters, as_stored, left_out, mismatches, others_given
 from .capture import describe_arguments
+from .constants import constant_in
 from .errors import CaptureError, SignatureError
 from .program import Leaf, Result, Signature
 from .trees import unflatten
@@ -25,11 +25,16 @@ def checked_tensors(
     device: torch.device,
 ) -> list[Tensor]:
     """The tensors of a call of ``function``, if that is known. Raises: `SignatureError` with every mismatch."""
+    call = parameters.canonical(args, kwargs)
+    expected = as_stored(wanted) if function is None else wanted
     try:
-        given, tensors = describe_arguments(function or _nameless, *parameters.canonical(args, kwargs))
+        given, tensors = describe_arguments(function or _nameless, *call)
     except CaptureError as error:
         raise SignatureError(str(error)) from None
-    faults = [*mismatches(wanted, given), *_elsewhere(given, tensors, device), *_with_gradients(given, tensors)]
+    faults = [*mismatches(expected, given), *_elsewhere(given, tensors, device), *_with_gradients(given, tensors)]
+    faults += others_given(function, *call)
+    if function is None and len(given.leaves) != len(expected.leaves) and (held := left_out(wanted)):
+        faults.append(f"it holds {', '.join(held)} and is called without")
     if faults:
         raise SignatureError("the arguments are not those the function was compiled for\n  " + "\n  ".join(faults))
     return tensors
@@ -70,6 +75,4 @@ def in_its_structure(result: Result, tensors: Sequence[Tensor]) -> Any:
 def constant(leaf: Leaf) -> Any:
     """The constant of a leaf, from its text."""
     assert leaf.constant is not None
-    if leaf.constant in ("inf", "-inf", "nan"):
-        return float(leaf.constant)
-    return ast.literal_eval(leaf.constant)
+    return constant_in(leaf.constant)

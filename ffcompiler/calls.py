@@ -5,19 +5,20 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from .program import Signature
-from .trees import leaf_count, parts
+from .constants import Same, key_of_constant
+from .errors import ArtifactError
+from .given import Bound, identity, is_object, is_object_text, is_users_enum, refusal, unbound
+from .program import Leaf, Signature
+from .trees import flatten, leaf_count, parts
 
 Key: TypeAlias = tuple[Hashable, ...]
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-PLAIN = frozenset({bool, int, float, str, type(None)})
-"""Constants that arguments may hold; another value is another key."""
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -25,49 +26,103 @@ class Unkeyed(Exception):
     """An argument that has no key; the text says which type."""
 
 
-def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Key, list[Tensor]]:
-    """The key of a call, and its tensors in order: positional arguments, then keywords by name.
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """The key of a call, and what is in its arguments."""
 
-    A tensor counts by dtype, shape, strides and device; one that stands at several places, by that.
+    key: Key
+    tensors: list[Tensor]
+    objects: tuple[Same, ...]
+
+
+def key_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Keyed:
+    """The key of a call, its tensors and objects in order: positional arguments, then keywords by name.
+
+    A tensor counts by dtype, shape, strides and device; one that stands at several places, by that. A constant counts
+    by type and value, an object by identity.
 
     Raises: `Unkeyed`.
     """
     key: list[Hashable] = []
     tensors: list[Tensor] = []
+    objects: list[Same] = []
     for value in args:
-        _walk(value, key, tensors)
+        _walk(value, key, tensors, objects)
     for name in sorted(kwargs):
         key.append(name)
-        _walk(kwargs[name], key, tensors)
+        _walk(kwargs[name], key, tensors, objects)
     if len({id(t) for t in tensors}) < len(tensors):
         first = {id(t): i for i, t in reversed(list(enumerate(tensors)))}
         key.append(tuple(first[id(t)] for t in tensors))
-    return (len(args), *key), tensors
+    return Keyed((len(args), *key), tensors, tuple(objects))
 
 
-def _walk(value: Any, key: list[Hashable], tensors: list[Tensor]) -> None:
+def _walk(value: Any, key: list[Hashable], tensors: list[Tensor], objects: list[Same]) -> None:
     if isinstance(value, Tensor):
         tensors.append(value)
         key.append((value.dtype, value.shape, value.stride(), value.device, value.requires_grad))
-    elif type(value) in PLAIN:
-        key.append((type(value), value.hex() if type(value) is float else value))
+    elif (constant := key_of_constant(value)) is not None:
+        key.append(constant)
     elif (node := parts(value)) is not None:
         key.append(node.head)
         for _, inner in node.children:
-            _walk(inner, key, tensors)
-    elif isinstance(value, int | float | str):  # an enum, a scalar of numpy
-        key.append((type(value), repr(value)))
+            _walk(inner, key, tensors, objects)
+    elif is_object(value):
+        key.append(identity(value))
+        objects += identity(value)
     else:
-        raise Unkeyed(f"an argument is a {type(value).__name__}; tensors and plain constants are accepted")
+        raise Unkeyed(f"an argument is {refusal(value)}")
+
+
+def bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., Any]:
+    """``function`` with the objects that a call hands to it in its reach; as it is where there are none."""
+    names = names_of(function)
+    given = [(path, v) for path, v in labelled(names, args, kwargs) if _is_held(v)]
+    return Bound(unbound(function), tuple(given)) if given else function
+
+
+def others_given(
+    function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Iterator[str]:
+    """Every object of a call that is another than the one which ``function`` was compiled with in its place."""
+    if isinstance(function, Bound):
+        wanted = dict(function.given)
+        for path, value in labelled(names_of(function), args, kwargs):
+            if path in wanted and not (_is_held(value) and identity(value) == identity(wanted[path])):
+                yield f"{path} is another object than the {type(wanted[path]).__name__} of the plan"
+
+
+def _is_held(value: Any) -> bool:
+    """Whether there is something to be watched in a leaf: members of enums are constants, but have attributes."""
+    constant = isinstance(value, Tensor) or key_of_constant(value) is not None
+    return is_users_enum(value) if constant else is_object(value)
+
+
+def labelled(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The leaves of a call: positional arguments, then keywords by name; each with its path (``batch['mask']``)."""
+    for path, leaf in flatten(list(args))[0]:
+        index, _, rest = path.removeprefix("[").partition("]")
+        yield (names[int(index)] if int(index) < len(names) else f"argument {index}") + rest, leaf
+    for path, leaf in flatten(dict(sorted(kwargs.items())))[0]:
+        yield path[2:].replace("']", "", 1), leaf
+
+
+def names_of(function: Callable[..., Any]) -> list[str]:
+    """Of its parameters; none where it does not say."""
+    function = unbound(function)
+    try:
+        return list(inspect.signature(getattr(function, "forward", function)).parameters)
+    except (TypeError, ValueError):
+        return []
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """How a function takes its arguments: names by position, and defaults that are plain constants."""
+    """How a function takes its arguments: names by position, and defaults that are constants."""
 
     names: tuple[str, ...] = ()
     only_by_position: int = 0
-    defaults: Mapping[str, Hashable] = field(default_factory=dict)  # by name, as `_constant_key` has them
+    defaults: Mapping[str, Hashable] = field(default_factory=dict)  # by name, as `key_of_constant` has them
     keywords: frozenset[str] | None = None  # of a function with ``**kwargs``, all other names that it gives parameters
 
     def canonical(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
@@ -93,15 +148,12 @@ class Parameters:
 
     def _is_default(self, name: str, value: Any) -> bool:
         known = self.defaults.get(name)
-        return known is not None and type(value) in PLAIN and known == _constant_key(value)
-
-
-def _constant_key(value: Any) -> Hashable:
-    return (type(value), value.hex() if type(value) is float else value)
+        return known is not None and not isinstance(value, Tensor) and known == key_of_constant(value)
 
 
 def parameters_of(function: Callable[..., Any]) -> Parameters:
     """The parameters of ``function``; none where it does not say, or where hooks see how it is called."""
+    function = unbound(function)
     if isinstance(function, nn.Module):
         if function._forward_pre_hooks or function._forward_hooks:
             return Parameters()
@@ -111,10 +163,11 @@ def parameters_of(function: Callable[..., Any]) -> Parameters:
     except (TypeError, ValueError):
         return Parameters()
     found = signature.parameters.values()
+    defaults = {p.name: key_of_constant(p.default) for p in found if p.default is not inspect.Parameter.empty}
     return Parameters(
         tuple(p.name for p in found if p.kind in _NAMED),
         sum(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in found),
-        {p.name: _constant_key(p.default) for p in found if type(p.default) in PLAIN},
+        {name: key for name, key in defaults.items() if key is not None},
         frozenset(signature.parameters) if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in found) else None,
     )
 
@@ -122,14 +175,54 @@ def parameters_of(function: Callable[..., Any]) -> Parameters:
 # ---------------------------------------------------------------------------------------------------- artifacts
 
 
+def as_stored(signature: Signature) -> Signature:
+    """How a function is called that has the objects which it was given in its artifact: without them.
+
+    An argument that is such an object, or holds only such, is left out; in another one None is in its place.
+    """
+    kept = [one for one in _given_in(signature) if not (one.leaves and all(map(_is_object, one.leaves)))]
+    leaves = [replace(leaf, constant="None") if _is_object(leaf) else leaf for one in kept for leaf in one.leaves]
+    positional = [one.tree for one in kept if one.name is None]
+    named = {"dict": [[one.name, one.tree] for one in kept if one.name is not None]}
+    return replace(signature, leaves=tuple(leaves), tree=json.dumps([positional, named], separators=(",", ":")))
+
+
+def left_out(signature: Signature) -> list[str]:
+    """The objects that an artifact holds, and is called without, by their paths."""
+    return [f"{leaf.path} {leaf.constant}" for leaf in signature.leaves if _is_object(leaf)]
+
+
+def _is_object(leaf: Leaf) -> bool:
+    return is_object_text(leaf.constant)
+
+
 def parameters_in(signature: Signature) -> Parameters:
     """The parameters of a loaded function, as far as its signature names them: so that keywords find their places."""
+    paths = [one.leaves[0].path if one.leaves else "" for one in _given_in(signature) if one.name is None]
+    return Parameters(tuple(re.split(r"[\[.]", path)[0] for path in paths))
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """One argument of a signature; without a name if it is given by position."""
+
+    name: str | None
+    tree: Any
+    leaves: tuple[Leaf, ...]
+
+
+def _given_in(signature: Signature) -> list[_Given]:
+    """The arguments, in order. Raises: `ArtifactError` where the signature's tree does not fit its leaves."""
     leaves = iter(signature.leaves)
-    names = []
-    for tree in json.loads(signature.tree)[0]:
-        paths = [next(leaves).path for _ in range(leaf_count(tree))]
-        names.append(re.split(r"[\[.]", paths[0])[0] if paths else "")
-    return Parameters(tuple(names))
+    try:
+        positional, named = json.loads(signature.tree)
+        found = [(None, tree) for tree in positional] + [(str(name), tree) for name, tree in named["dict"]]
+        given = [_Given(name, tree, tuple([next(leaves) for _ in range(leaf_count(tree))])) for name, tree in found]
+    except (ValueError, TypeError, KeyError, StopIteration):
+        given = None
+    if given is None or next(leaves, None) is not None:
+        raise ArtifactError(f"its arguments do not fit their structure {signature.tree!a}; compile it again")
+    return given
 
 
 def mismatches(wanted: Signature, given: Signature) -> Iterator[str]:

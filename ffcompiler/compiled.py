@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from .arguments import admit, checked_tensors, in_its_structure
 from .artifact import save_artifact
-from .calls import Parameters, parameters_in, parameters_of
+from .calls import Parameters, as_stored, bind, left_out, parameters_in, parameters_of
 from .capture import look, unmoved
 from .choice.processors import Simulation
 from .choice.workers import Example, Progress, checked, examples_in_a_row, impossible, simulate_workers
 from .errors import ArtifactError, BranchError, CaptureError, SignatureError, UsageError
+from .given import Bound, unbound
 from .live import Live
 from .modes import as_recorded, other_modes
 from .plan import Method, Plan, in_a_row
@@ -33,7 +35,7 @@ from .runtime.runner import Execution, Runner
 from .tell.explain import Explanation, explain
 from .tell.inspect import write_page
 from .variants import Found, Variants
-from .verification import Verification, differences
+from .verification import Verification, differences, left_otherwise
 
 LEAVES = 4
 """So many of the places where a function leaves tensors are named."""
@@ -57,6 +59,7 @@ class Compiled:
     stored: tuple[Mapping[str, Tensor], ...] = ()  # for each part
     function: Callable[..., Any] | None = None  # of a plan without a program: what could not be captured
     called_as: Signature | None = None  # what a plan without a program was made for
+    gradients: bool = False  # the function cannot be called without them: it has those of the caller
     measured: str | None = None  # when its schedule was chosen, if that was in an earlier compilation
     device: torch.device = field(init=False)
     parts: tuple[Prepared, ...] = field(init=False, default=())  # one for each loop
@@ -69,7 +72,7 @@ class Compiled:
         if self.plan.program is not None:
             function = None if self.live is None else self.live.function
             signature = self.plan.program.signature
-            self._parameters = parameters_in(signature) if function is None else parameters_of(function)
+            self._parameters = parameters_in(as_stored(signature)) if function is None else parameters_of(function)
             both = zip(self.plan.parts, self.proofs, strict=True)
             self.parts = tuple(Prepared(part, proof, self.prove, self.device, self._handover) for part, proof in both)
             for part, weights in zip(self.parts, self.stored, strict=self.live is None):
@@ -148,10 +151,9 @@ class Compiled:
         limit: int,
     ) -> Compiled:
         """Compile with ``make`` for signatures other than that of the ``example`` call, at most ``limit`` in all."""
-        function = self._called
-        assert function is not None
-        parameters = parameters_of(function)
-        self._variants = Variants(parameters, make, lambda: _modules(function), self._admit, insist, limit, self)
+        function = unbound(self._called)
+        parameters, reached = parameters_of(function), partial(_modules, function)
+        self._variants = Variants(parameters, make, reached, self._admit, insist, limit, self)
         self._variants.begin(*example)
         return self
 
@@ -200,10 +202,18 @@ class Compiled:
         if self.measured is not None:
             again = "to measure again: cache=False, --no-cache, or `ffc cache clear`"
             yield f"the choice is from the plan cache, measured on {self.measured}; {again}"
-        if self.live is not None and self.live.captured.leaves:
-            left = self.live.captured.leaves
-            names = ", ".join(left[:LEAVES]) + ", ..." * (len(left) > LEAVES)
-            yield f"the function also leaves tensors in {names}; calls that sweeps solve leave those as they were"
+        if self.plan.program is not None and (held := left_out(self.plan.program.signature)):
+            what = "it" if self.live is None else "an artifact of it"
+            yield f"{what} holds {_listed(held)}, and is called without"
+        left = [leaf for part in self.plan.parts if part.program for leaf in part.program.result.left]
+        found = [leaf.path for leaf in left if leaf.name is not None and self.live is not None]
+        other = [leaf.path for leaf in left if leaf.path not in found]
+        if found:
+            yield f"calls also leave what the function leaves in {_listed(found)}"
+        if other:
+            loaded = self.live is None
+            who = "an artifact leaves nothing" if loaded else "calls that sweeps solve leave those as they were"
+            yield f"the function also leaves tensors in {_listed(other)}; {who}"
 
     def _simulated(
         self,
@@ -243,29 +253,33 @@ class Compiled:
         Both begin with the random generators as they are; they are left as the reference leaves them.
         """
         generators = states()
-        with nullcontext() if self._called is None else unmoved(self._called):
+        live = None if (found := self._found(args, kwargs).variant) is None else found.live
+        with nullcontext() if self._called is None else unmoved(bind(self._called, args, kwargs)):
             result, record = self.run(*args, **kwargs)
+            behind = [] if live is None else live.standing()
         left = states()
         set_states(generators)
         started = time.perf_counter()
         expected = self.reference(*args, **kwargs)
         seconds = time.perf_counter() - started
-        return Verification(*differences(result, expected), record, seconds, same_states(left, states()))
+        same, wanted = same_states(left, states()), [] if live is None else live.standing()
+        return Verification(*differences(result, expected), record, seconds, same, left_otherwise(behind, wanted))
 
     def reference(self, *args: Any, **kwargs: Any) -> Any:
         """The user's function itself; of a loaded artifact, its captured loop run step by step."""
         if self.live is not None:
             return self.live.reference(args, kwargs)
         if self.function is not None:
-            with torch.no_grad():
+            with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
                 return self.function(*args, **kwargs)
         tensors = self._checked(args, kwargs)
         for part, weights in zip(self.parts, self.stored, strict=True):
             with as_recorded(self.device):
                 execution = part.runner.begin(tensors, weights)
-                tensors = [] if execution.otherwise else part.runner.complete(execution)
+                results = [] if execution.otherwise else part.runner.complete(execution)
             if execution.otherwise:
-                return self._otherwise(args, kwargs, execution)[0]
+                raise _branched(execution)
+            tensors = part.runner.returned(results)
         return self._result(tensors)
 
     # ------------------------------------------------------------------------------------------ a run
@@ -278,12 +292,12 @@ class Compiled:
         weights, stale = (self.stored, None) if self.live is None else self.live.now(self.device.type)
         if stale is not None:
             return self._sequentially(args, kwargs, Ending.STALE, stale)
-        hindrances = ["" if part.sequential else part.runner.hindrance() for part in self.parts]
+        hindrances = [part.runner.hindrance() if part.plan.schedule.sweeps else "" for part in self.parts]
         if self.live is not None and all(
             why or part.sequential for why, part in zip(hindrances, self.parts, strict=True)
         ):
             return self._sequentially(args, kwargs, Ending.GUARD, next(filter(None, hindrances)))
-        if self.live is not None and self._late.too_often:
+        if (self.live is not None or self._unseen) and self._late.too_often:
             return self._sequentially(args, kwargs, Ending.OTHERWISE, f"{self._late.why}, as in other calls before")
         generators = states() if any(part.runner.draws for part in self.parts) else {}
         try:
@@ -308,6 +322,7 @@ class Compiled:
     ) -> tuple[Any, RunRecord]:
         """Each part by sweeps, as far as they go. ``generators``: their states before the call, if it draws."""
         records: list[RunRecord] = []
+        left: dict[str, Tensor] = {}  # behind, in attributes and entries
         for part, own, hindrance in zip(self.parts, weights, hindrances, strict=True):
             started = time.perf_counter()
             with as_recorded(self.device):
@@ -323,13 +338,15 @@ class Compiled:
                         return self._begun_anew(args, kwargs, execution.record)
                     part.certify(execution)
                     resumed = self._resumed(part, execution)
-                    tensors = [] if resumed is not None else part.runner.complete(execution)
+                    results = [] if resumed is not None else part.runner.complete(execution)
             if execution.otherwise:
                 set_states(generators)
                 self._late.note(bool(records) or execution.solution is not None, execution.otherwise)
                 return self._otherwise(args, kwargs, execution)
             if resumed is not None and self.live is not None:
                 return self.live.resume(args, kwargs, *resumed), execution.record
+            tensors = part.runner.returned(results)
+            left |= part.runner.left_behind(results)
             execution.record.seconds = time.perf_counter() - started
             records.append(execution.record)
         assert isinstance(execution, Execution), "there are parts"
@@ -337,20 +354,24 @@ class Compiled:
         self._late.note(True, "")
         if self.live is not None:
             self.live.write(self.parts[0].runner.overwrites.values(execution.env))
+            self.live.leave(left)
         return self._result(tensors), records_in_a_row(records)
 
     def _given_up(self, part: Prepared, execution: Execution) -> str:
         """Why what sweeps have found is of no use: then the function begins anew."""
-        if part.handover is Handover.CACHED and execution.record.ending in (Ending.PREMISE, Ending.RAISED):
-            return "what is padded may be seen by captured steps, so "
-        if self.live is not None and len(self.parts) == 1 and part.runner.anew(execution):
+        if part.handover is Handover.CACHED and execution.record.certified < execution.record.blocks:
+            seen = execution.record.ending in (Ending.PREMISE, Ending.RAISED)
+            return "what is padded may be seen by captured steps, so " if seen else "that costing less, "
+        alone = self.live is not None and len(self.parts) == 1 and part.plan.schedule.sweeps
+        if alone and part.runner.anew(execution):
             return "the captured loop being slower, "
         return ""
 
     def _resumed(self, part: Prepared, execution: Execution) -> tuple[int, tuple[Tensor, ...]] | None:
         """Where, and in which state, the function itself is to go on; None if it is not to, or nothing is left."""
         left = execution.record.certified < execution.record.blocks
-        return part.runner.resume_state(execution) if left and part.handover is Handover.RESUMED else None
+        resumes = left and part.handover is Handover.RESUMED and part.plan.schedule.sweeps
+        return part.runner.resume_state(execution) if resumes else None
 
     def _note_proofs(self) -> None:
         """Weights may have changed, and with them what the plan rests on."""
@@ -361,13 +382,15 @@ class Compiled:
     def _otherwise(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], execution: Execution
     ) -> tuple[Any, RunRecord]:
-        """A test on values came out otherwise. Raises: `BranchError` where there is only the captured program."""
-        if self.live is None:
-            raise BranchError(
-                f"{execution.otherwise}; an artifact goes one way only\n"
-                "  run the function itself for these arguments, or compile it with them as its example"
-            )
+        """A test on values came out otherwise, or may. Raises: `BranchError` if there is only the captured program."""
+        if self.live is None and not self._unseen:
+            raise _branched(execution)
         return self._sequentially(args, kwargs, Ending.OTHERWISE, execution.otherwise)
+
+    @property
+    def _unseen(self) -> bool:
+        """Whether steps test what sweeps do not show: only steps one by one tell then how such a test came out."""
+        return any(part.proof.unseen for part in self.parts)
 
     def _sequentially(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], ending: Ending, detail: str
@@ -404,7 +427,21 @@ class Compiled:
         assert program is not None
         return in_its_structure(program.result, tensors)
 
-    # ------------------------------------------------------------------------------------------ files
+    # ------------------------------------------------------------------------------------------ copies, files
+
+    def __copy__(self) -> Compiled:
+        """Itself, as of a function: a copy of a module that keeps it has the same one."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        """Raises: `UsageError`: it holds the user's function."""
+        raise UsageError(
+            "a compiled function cannot be pickled\n"
+            "  write it with compiled.save(PATH) and read it with ffc.load(PATH), or compile again where it is needed"
+        )
 
     def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
         """Write the artifact; an existing file is kept unless ``force``. Raises: `UsageError`, `FFCompilerError`."""
@@ -432,14 +469,25 @@ class Compiled:
         write_page(self.plan, path, record, force, *(part.proof for part in self.parts), simulated=simulated)
 
 
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LEAVES]) + ", ..." * (len(names) > LEAVES)
+
+
+def _branched(execution: Execution) -> BranchError:
+    return BranchError(
+        f"{execution.otherwise}; an artifact goes one way only\n"
+        "  run the function itself for these arguments, or compile it with them as its example"
+    )
+
+
 def _unsettled(runner: Runner, weights: Mapping[str, Tensor]) -> str | None:
     """Why what steps write into ``weights`` is not the same in all steps, if it is not."""
     return runner.overwrites.unsettled(runner.overwrites.evaluated(weights))
 
 
-def _modules(function: Callable[..., Any]) -> list[nn.Module]:
-    """The modules in a function's reach; none where that is too much to look through."""
+def _modules(function: Callable[..., Any], objects: tuple[Any, ...]) -> list[nn.Module]:
+    """The modules that a function reaches which is given these objects; none where that is too much to look through."""
     try:
-        return look(function).modules()
+        return look(Bound(function, tuple((str(k), one) for k, one in enumerate(objects)))).modules()
     except CaptureError:
         return []

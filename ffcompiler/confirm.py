@@ -16,6 +16,7 @@ from .runtime.equality import compare, same_bits
 from .runtime.premises import below, really_finite
 from .runtime.runner import Execution, Runner
 from .runtime.system import System, by_levels
+from .runtime.unseen import unsettled
 
 
 def confirm(runner: Runner, captured: Captured, weights: Mapping[str, Tensor]) -> None:
@@ -98,9 +99,26 @@ def interference(runner: Runner, captured: Captured, proof: Proof, weights: Mapp
         return next((refusal for refusal in found if refusal is not None), None)
 
 
+def untold(runner: Runner, captured: Captured, weights: Mapping[str, Tensor]) -> Refusal | None:
+    """Why the last array does not tell what the steps on the example left besides it, or how their tests came out."""
+    system, replay = runner.system, captured.replays[0]
+    if system is None or not system.loop.collected:
+        return None
+    with torch.no_grad():
+        execution = runner.begin(replay.arguments, weights, replay.generators)
+        (init,), final = execution.init, replay.final[0]
+        for test in unsettled(system.loop, system.unseen, execution.env, (init, final)):
+            return Refusal(test.why)
+        left = system.collect(execution.env, final, init, system.blocks) if replay.complete else ()
+    for value, got, expected in zip(system.loop.collected, left, replay.left, strict=False):
+        if not same_bits(got, expected):
+            return Refusal(f"on this device, {value.name} is not on the last array what the steps left on theirs")
+    return None
+
+
 def _interference_in(system: System, proof: Proof, env: Mapping[str, Tensor], final: Tensor) -> Refusal | None:
     """The same, for blocks in the order of ``system``."""
-    expected = system.evaluate(env, final)
+    expected = system.all_seen(env, final)
     if not _holds(system, env, expected, final):
         return None
     for front in _fronts(system.blocks):
@@ -108,7 +126,7 @@ def _interference_in(system: System, proof: Proof, env: Mapping[str, Tensor], fi
             state = system.start_from(final)
             system.region.write(state, front, system.blocks, system.region.read(filling, front, system.blocks))
             try:
-                got = system.evaluate(env, state)
+                got = system.all_seen(env, state)
             except AssertionError:  # our own logic
                 raise
             except Exception:  # the user's operators, on values that never occur: nothing to compare

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .artifact import read_artifact
-from .calls import mismatches, parameters_of
+from .calls import bind, mismatches, others_given, parameters_of
 from .capture import describe_arguments
 from .choice.calibrate import Effort
 from .choice.choose import SEQUENTIAL
@@ -110,7 +110,7 @@ def _alike(
     found = []
     for k, call in enumerate(inputs):
         given, tensors = describe_arguments(function, *call)
-        faults = list(mismatches(wanted, given))
+        faults = [*mismatches(wanted, given), *others_given(bind(function, *example), *call)]
         if faults:
             raise UsageError("\n  ".join([f"calibration[{k}] is not a call like the example", *faults]))
         found.append(tuple(t.detach() for t in tensors))
@@ -120,7 +120,7 @@ def _alike(
 def _insists(on_unsupported: str | None, wanted: Schedule | None) -> bool:
     if on_unsupported not in (None, "sequential", "raise"):
         raise UsageError(f'on_unsupported is "sequential" or "raise", not {on_unsupported!r}')
-    by_name = wanted is not None and wanted.method is not Method.SEQUENTIAL
+    by_name = wanted is not None and wanted.sweeps
     return by_name if on_unsupported is None else on_unsupported == "raise"
 
 
@@ -140,7 +140,7 @@ def load(path: str | os.PathLike[str], device: str | None = None, sha256: str | 
     compiled.prove_stored(os.fspath(path))
     for part in plan.parts:
         loop = part.program.loop if part.program else None
-        if isinstance(loop, Recurrence) and part.schedule.method is not Method.SEQUENTIAL:
+        if isinstance(loop, Recurrence) and part.schedule.sweeps:
             by_levels, bits = part.schedule.method is Method.WAVEFRONT, isinstance(part.equality, Bits)
             why = obstacle(make_recurrent(loop, where, by_levels=by_levels, bits=bits), part.equality)
             if why is not None:

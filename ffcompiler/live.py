@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .capture import Captured, look
+from .capture import Captured, held_at, look
 from .capture.captured import Place
 from .capture.surroundings import View
 from .graph import TensorType
@@ -90,6 +90,18 @@ class Live:
                 weight.data = value.clone()
             else:
                 weight.data.copy_(value)
+
+    def leave(self, values: Mapping[str, Tensor]) -> None:
+        """Leave ``values``, by path, in the attributes and entries in which the function would."""
+        if self.captured.left:
+            view = look(self.function)
+            for left in self.captured.left:
+                left.put(view, values)
+
+    def standing(self) -> list[tuple[str, Any]]:
+        """What stands now where calls leave something, by the name of the place."""
+        view = look(self.function) if self.captured.left else View()
+        return [(left.spot.name, held_at(view, left.spot)) for left in self.captured.left]
 
     def now(self, device: str) -> tuple[tuple[dict[str, Tensor], ...], str | None]:
         """The weights of each part now, and what has changed such that the graph is no longer the function's."""

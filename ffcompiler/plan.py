@@ -23,6 +23,7 @@ from .written.layout import columns, comment, item, one_line, part_line, section
 
 class Method(Enum):
     SEQUENTIAL = "sequential"  # the reference itself, step by step
+    CAPTURED = "captured"  # its recorded calls, step by step, without the Python around them
     GAUSS_SEIDEL = "gauss-seidel"  # one block at a time, from the graph
     JACOBI = "jacobi"  # all blocks at once
     GS_JACOBI = "gs-jacobi"  # groups of `block` in order, Jacobi inside a group
@@ -44,6 +45,11 @@ class Schedule:
     windows: bool = False
 
     @property
+    def sweeps(self) -> bool:
+        """Whether it is one of sweeps; the others go step by step."""
+        return self.method not in (Method.SEQUENTIAL, Method.CAPTURED)
+
+    @property
     def run(self) -> int:
         """So many blocks at a time are computed in order within a sweep."""
         return self.block or 1 if self.method is Method.JACOBI_GS else 1
@@ -54,7 +60,7 @@ class Schedule:
         ``levels``: where each level ends, with the blocks sorted by level.
         """
         match self.method, self.block:
-            case ((Method.GAUSS_SEIDEL | Method.SEQUENTIAL), _):
+            case ((Method.GAUSS_SEIDEL | Method.SEQUENTIAL | Method.CAPTURED), _):
                 return front + 1
             case ((Method.JACOBI | Method.JACOBI_GS), _):
                 return blocks

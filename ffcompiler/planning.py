@@ -10,12 +10,12 @@ from torch import Tensor
 
 from .alike import alike
 from .capture import Captured
-from .confirm import confirm, interference
+from .confirm import confirm, interference, untold
 from .errors import CaptureError
 from .passes.chain import chain
 from .passes.checks import checks_in_the_way
 from .passes.dependence import prove
-from .passes.partition import partition
+from .passes.partition import NOT_WRITTEN, partition
 from .passes.recurrence import recurrence
 from .passes.repeated import repeated
 from .plan import Equality, Method, Plan, Schedule
@@ -59,6 +59,8 @@ def _planned(
     if isinstance(captured.program.loop, Chain):
         return _chained(captured, base, weights), NO_PROOF
     program = partition(captured.program)
+    if captured.padded and not isinstance(program, Refusal) and program.loop.collected:
+        program = Refusal("the steps leave more than the array that they write, or test values")
     if isinstance(program, Refusal) and captured.padded:  # only of array loops premises say that padding is not seen
         return replace(base, refusal=f"{program}\nin the loop whose array grows, padded"), NO_PROOF
     if isinstance(program, Refusal):
@@ -68,11 +70,15 @@ def _planned(
     with torch.no_grad():
         execution = Runner(plan, NO_PROOF, device).begin(arguments, weights, captured.replays[0].generators)
     proof = prove(program, execution.env)
+    if isinstance(proof, Refusal) and plan.array is not None and plan.array.collected:
+        return _recurrent(captured, base, weights, proof, wanted), NO_PROOF
     if isinstance(proof, Refusal):
         return replace(plan, refusal=str(proof)), NO_PROOF
     proved = replace(plan, premises=proof.premises)
     runner = Runner(proved, proof, device)
     confirm(runner, captured, weights)
+    if (untold_ := untold(runner, captured, weights)) is not None:
+        return _recurrent(captured, base, weights, untold_, wanted), NO_PROOF
     leak = interference(runner, captured, proof, weights)
     if leak is not None:
         return replace(plan, refusal=str(leak)), NO_PROOF
@@ -125,6 +131,8 @@ def _recurrent(
             why = by_levels(Runner(replace(plan, schedule=wanted), NO_PROOF, runner.device), captured, weights, why)
         if why is None:
             return plan
+    if NOT_WRITTEN in str(no_array):
+        return replace(base, refusal=f"{why}\nthe loop is a recurrence, since {no_array}")
     return replace(base, refusal=f"{no_array}\nas a recurrence over its whole state: {why}")
 
 

@@ -46,6 +46,11 @@ class Prepared:
     def sequential(self) -> bool:
         return self.plan.schedule.method is Method.SEQUENTIAL
 
+    def rehearse(self) -> None:
+        """Make what runs need and do not pay for."""
+        if self.plan.schedule.sweeps:
+            self.runner.rehearse()
+
     def begin(self, arguments: Sequence[Tensor], weights: Mapping[str, Tensor]) -> Execution | Refusal:
         """A run up to its loop, or why the plan does not hold with these weights. Raises: `ArtifactError`."""
         runner = self.runner
@@ -55,7 +60,7 @@ class Prepared:
         live = self.handover is not Handover.LOADED
         if live and (why := runner.overwrites.unsettled(execution.env)) is not None:
             return Refusal(why)
-        if self.sequential:
+        if not self.plan.schedule.sweeps:
             return execution
         assert self.plan.program is not None
         if self.unproved is not None:
@@ -76,7 +81,8 @@ class Prepared:
     def sweep(self, execution: Execution, hindrance: str, observe: Observe | None = None) -> None:
         """Sweep as far as sweeps go, if the guard lets them begin: ``hindrance`` says why it does not."""
         record = execution.record
-        if self.sequential:
+        if not self.plan.schedule.sweeps:
+            record.ending = Ending.SEQUENTIAL if self.sequential else Ending.CAPTURED
             record.detail = self.plan.refusal or ""
         elif not hindrance or self.handover is Handover.LOADED:
             self.runner.sweep(execution, observe)

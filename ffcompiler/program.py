@@ -8,6 +8,7 @@
                                 invariant  work that depends on neither the state nor the step: once per call
                                 shared     S: depends on the state, not on the step (``model(x)``): once per sweep
                                 tail       T_i: the rest, slices and arithmetic of position i: once per position
+                                besides    what step i leaves besides, from the same: once, when the array is final
                  Recurrence   a loop that carries its whole state from step to step, split into
                                 invariant  as above
                                 ahead      depends on the step, not on the state: all steps at once, once per call
@@ -22,11 +23,12 @@ All graphs of a program share one name space, so the environment of a run is a d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeAlias
 
-from .graph import Graph, Node, Ref, TensorType, Value
+from .graph import EMPTY_GRAPH, Graph, Node, Ref, TensorType, Value
 from .written.codec import LATER
 from .written.layout import comment, section, table_text
 
@@ -88,13 +90,33 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the function returns: for each leaf a value of the program or a constant, and the tree."""
+    """What the function returns: for each leaf a value of the program or a constant, and the tree.
+
+    ``left``: what it leaves besides, in attributes and entries, by path. One without a name is no value of the program.
+    """
 
     leaves: tuple[Leaf, ...]
     tree: str
+    left: tuple[Leaf, ...] = field(default=(), metadata=LATER)
+
+    @property
+    def named(self) -> tuple[Leaf, ...]:
+        """The values that a run gives: what is returned, then what is left."""
+        return tuple(leaf for leaf in (*self.leaves, *self.left) if leaf.name is not None)
+
+    @property
+    def returned(self) -> int:
+        """How many of them, the first ones, are returned."""
+        return sum(1 for leaf in self.leaves if leaf.name is not None)
+
+    def mapped(self, leaf: Callable[[Leaf], Leaf]) -> Result:
+        """The same with other leaves."""
+        return Result(tuple(map(leaf, self.leaves)), self.tree, tuple(map(leaf, self.left)))
 
     def __str__(self) -> str:
-        return section("results", [*map(str, self.leaves), f"tree = {self.tree!r}"])
+        results = section("results", [*map(str, self.leaves), f"tree = {self.tree!r}"])
+        left = [section("left", map(str, self.left))] if self.left else []
+        return "\n\n".join([*left, results])
 
 
 class DrawPlace(Enum):
@@ -248,7 +270,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class ArrayLoop:
-    """A triangular system: step ``k`` writes ``write`` of the carry with ``tail(k)``, read from ``shared(carry)``."""
+    """A triangular system: step ``k`` writes ``write`` of the carry with ``tail(k)``, read from ``shared(carry)``.
+
+    ``collected`` are the outputs of ``besides`` at all steps, ``[steps, *shape]``; it may read what the tail makes.
+    """
 
     lo: int
     hi: int
@@ -260,12 +285,9 @@ class ArrayLoop:
     invariant: Graph
     shared: Graph
     tail: Graph  # one output: the written value, of the region's shape
-    inputs: tuple[PerStep, ...] = ()  # of the tail
-
-    @property
-    def collected(self) -> tuple[Value, ...]:
-        """None: what steps leave besides the array is not kept."""
-        return ()
+    inputs: tuple[PerStep, ...] = ()  # of the tail and of what is left besides
+    besides: Graph = field(default=EMPTY_GRAPH, metadata=LATER)
+    collected: tuple[Value, ...] = field(default=(), metadata=LATER)
 
     @property
     def blocks(self) -> int:
@@ -289,10 +311,13 @@ class ArrayLoop:
 
     def __str__(self) -> str:
         start, write = f"{self.carry} = {self.init}", f"{self.carry.name}[{self.write}] = tail()"
-        lines = [*_steps_text(self), *map(str, self.inputs), start, f"tree = {self.carry_tree!r}", write]
-        head = section("array_loop", lines)
+        left = [*map(str, self.collected), f"tree = {self.carry_tree!r}", write]
+        lines = [*_steps_text(self), *map(str, self.inputs), start, *left]
         graphs = [self.invariant.text("invariant"), self.shared.text("shared"), self.tail.text("tail")]
-        return "\n\n".join([head, *graphs])
+        if self.collected:
+            lines.append(f"{', '.join(f'{value.name}[step]' for value in self.collected)} = besides()")
+            graphs.append(self.besides.text("besides"))
+        return "\n\n".join([section("array_loop", lines), *graphs])
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ class Proof:
     """The system is triangular while ``premises`` hold. Step ``k`` reads blocks up to ``reads[k]`` (-1: none).
 
     ``patterns``: what was there, for each value whose zeros, or elements, the proof uses. ``latest``: for each shared
-    value that the tail reads, the last step that each element can depend on (-1: none).
+    value that the tail reads, the last step that each element can depend on (-1: none). ``unseen``: the tests in steps
+    that read what later steps write, or may.
     """
 
     premises: tuple[Premise, ...]
@@ -43,6 +44,16 @@ class Proof:
     reads: tuple[int, ...] = ()
     windows: Windows | None = None
     wave: Wave | None = None
+    unseen: tuple[Unseen, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """A test that the last array does not show, and ``why``: it is collected as ``name``, and came out as ``holds``."""
+
+    name: str
+    holds: bool
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .capture import Captured, capture, describe_call, keeping, unmoved, without_last
+from .calls import bind
+from .capture import Captured, NeedsGradientsError, capture, describe_call, keeping, look, unmoved, without_last
 from .choice.calibrate import Effort
 from .choice.choose import SEQUENTIAL
 from .compiled import Compiled
@@ -18,6 +19,7 @@ from .deciding import Deciding, Progress
 from .errors import CaptureError, CausalityError, ScheduleError
 from .forms import Choice, Form, best
 from .fused import fused
+from .given import unbound
 from .live import Live
 from .modes import as_recorded, casts_repeated
 from .passes.chain import chain
@@ -47,6 +49,7 @@ class Recipe:
     cache: PlanCache | None
     effort: Effort
     inputs: tuple[tuple[Tensor, ...], ...] = ()  # of further calls, to calibrate on; of the first signature only
+    joined: bool = True  # loops in a row may become one
 
     def again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Compiled:
         """For another signature, in the middle of a call."""
@@ -58,9 +61,13 @@ class Recipe:
     @kept()  # the states of random generators
     def compile(self, args: tuple[Any, ...], kwargs: dict[str, Any], say: Progress) -> Compiled:
         """For one signature, that of this call. What runs of the function move is put back."""
+        return replace(self, function=bind(self.function, args, kwargs))._bound(args, kwargs, say)
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any], say: Progress) -> Compiled:
+        """For a call that hands no other objects to the function than those in its reach."""
         try:
             with casts_repeated():
-                told = _told_apart(args, kwargs)
+                told = self._told_apart(args, kwargs)
                 loose = self.equality if isinstance(self.equality, Tolerance) else None
                 report = partial(say, "capture")
                 captured = capture(self.function, *told, report, tolerance=loose)
@@ -71,13 +78,16 @@ class Recipe:
         except CaptureError as error:
             if self.insist:
                 raise
-            return _uncaptured(self.function, self.equality, (args, kwargs), str(error))
+            return replace(
+                _uncaptured(self.function, self.equality, (args, kwargs), str(error)),
+                gradients=isinstance(error, NeedsGradientsError),
+            )
 
     def _compiled(self, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any], say: Progress) -> Compiled:
         """What was captured, proved and with its schedules. Raises: `CaptureError`, `ScheduleError`."""
         found = self._planned(captured, args, kwargs)
         form = found
-        if self.wanted is None or self.wanted.method is not Method.SEQUENTIAL:
+        if self.wanted is None or self.wanted.sweeps:
             straight = as_layers(found.live.captured, found.plans, partial(self._again, args, kwargs))
             form = found if straight is None else self._planned(straight, args, kwargs)
         forms = [form, *self._as_one(form, args, kwargs)]
@@ -103,10 +113,9 @@ class Recipe:
     def _chosen(self, form: Form, deciding: Deciding) -> Choice:
         """The schedules of a form. Raises: `ScheduleError`."""
         plan = form.plan
-        if self.wanted is not None and self.wanted.method is Method.SEQUENTIAL:
-            return Choice(
-                form, in_a_row([replace(p, why="sequential execution was asked for by name") for p in form.plans])
-            )
+        if self.wanted is not None and not self.wanted.sweeps:
+            why = f"{self.wanted} execution was asked for by name"
+            return Choice(form, in_a_row([replace(part, schedule=self.wanted, why=why) for part in form.plans]))
         if self.insist and form.refused:
             return Choice(form, plan)
         weights = {f"{k}.{name}": t for k, own in enumerate(form.live.all_weights()) for name, t in own.items()}
@@ -119,7 +128,7 @@ class Recipe:
 
         Of what is asked for by name only levels need more than one loop.
         """
-        if self.wanted is not None and self.wanted.method is not Method.WAVEFRONT:
+        if not self.joined or (self.wanted is not None and self.wanted.method is not Method.WAVEFRONT):
             return []
         joined = fused(form.live.captured)
         if joined is None:
@@ -133,13 +142,28 @@ class Recipe:
     def _again(self, args: tuple[Any, ...], kwargs: dict[str, Any], share: float) -> Captured:
         """The function captured another time."""
         with casts_repeated():
-            return capture(self.function, *_told_apart(args, kwargs), share=share)
+            return capture(self.function, *self._told_apart(args, kwargs), share=share)
+
+    def _told_apart(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call with another name for a tensor that is a weight too, and each time that one is given again.
+
+        So capture sees several arguments, and tells them from what is in the function's reach.
+        """
+        leaves, tree = flatten((args, kwargs))
+        seen = {id(t) for t in look(self.function).tensors.values()}
+        told = []
+        for _, leaf in leaves:
+            again = isinstance(leaf, Tensor) and id(leaf) in seen
+            told.append(leaf.detach().requires_grad_(leaf.requires_grad) if again else leaf)
+            seen.add(id(leaf))
+        result: tuple[tuple[Any, ...], dict[str, Any]] = unflatten(tree, told)
+        return result
 
     def _planned(self, captured: Captured, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Form:
         """The function with its plans, of which the schedules are still sequential, and their proofs."""
         live = Live(self.function, _collecting(captured))
         confirm_respelled(live, args, kwargs, self.equality)
-        device = torch.device(_device_of((args, kwargs)))
+        device = torch.device(_device_of((args, kwargs), live.all_weights()))
         with as_recorded(device):
             both = zip(live.captured.parts, live.all_weights(), strict=True)
             found = [sound_plan(part, weights, self.equality, device, self.wanted) for part, weights in both]
@@ -155,7 +179,7 @@ class Recipe:
 
     def _agreed(self, plan: Plan) -> Plan:
         """``plan``, if a refusal in it is to be lived with. Raises: `CausalityError`."""
-        sequential = self.wanted is not None and self.wanted.method is Method.SEQUENTIAL
+        sequential = self.wanted is not None and not self.wanted.sweeps
         refusals = [part.refusal for part in plan.parts if part.refusal is not None]
         if len(refusals) < len(plan.parts) or sequential or not self.insist:
             return plan
@@ -173,20 +197,9 @@ def _collecting(captured: Captured) -> Captured:
 
 def _name(function: Callable[..., Any]) -> str:
     """For people: ``package.module:attribute``; of an object that is called, its class."""
+    function = unbound(function)
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"
-
-
-def _told_apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The call with another name for a tensor each time that it is given, so that capture sees several arguments."""
-    leaves, tree = flatten((args, kwargs))
-    seen: set[int] = set()
-    told = []
-    for _, leaf in leaves:
-        told.append(leaf.detach() if isinstance(leaf, Tensor) and id(leaf) in seen else leaf)
-        seen.add(id(leaf))
-    result: tuple[tuple[Any, ...], dict[str, Any]] = unflatten(tree, told)
-    return result
 
 
 def _recordable(leaf: Any) -> Any:
@@ -198,7 +211,8 @@ def _uncaptured(
     function: Callable[..., Any], equality: Equality, call: tuple[tuple[Any, ...], dict[str, Any]], reason: str
 ) -> Compiled:
     """What could not be captured runs as it is."""
-    plan = Plan(None, SEQUENTIAL, equality, _device_of(call), refusal=reason, why="the function could not be captured")
+    device = _device_of(call, ())
+    plan = Plan(None, SEQUENTIAL, equality, device, refusal=reason, why="the function could not be captured")
     try:
         signature = describe_call(function, *call)
     except CaptureError:
@@ -206,5 +220,10 @@ def _uncaptured(
     return Compiled(verify(plan), (NO_PROOF,), prove, function=function, called_as=signature)
 
 
-def _device_of(call: Any) -> str:
-    return next((leaf.device.type for _, leaf in flatten(call)[0] if isinstance(leaf, Tensor)), "cpu")
+def _device_of(call: Any, weights: Sequence[Mapping[str, Tensor]]) -> str:
+    """Where a function computes: of one that is given no tensors, where its weights are, or where it is told to."""
+    leaves = [leaf for _, leaf in flatten(call)[0]]
+    given = [leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)]
+    others = [t.device.type for own in weights for t in own.values()]
+    others += [leaf.type for leaf in leaves if isinstance(leaf, torch.device)]
+    return given[0] if given else next((kind for kind in others if kind != "cpu"), "cpu")

@@ -27,14 +27,14 @@ def parse_schedule(name: str) -> Schedule | None:
         raise ScheduleError(f"{name} needs a number of blocks, as in {match[1]}(16){match[3] or ''}")
     if match is None or method is None or (method in _WITH_BLOCK) != (match[2] is not None) or match[2] == "0":
         raise ScheduleError(f"there is no schedule {name!r}; there are auto, {_known()}")
-    if match[3] and method is Method.SEQUENTIAL:
-        raise ScheduleError("sequential execution is the reference itself; with windows it is gauss-seidel+windows")
+    if match[3] and not Schedule(method).sweeps:
+        raise ScheduleError(f"{method.value} execution computes whole steps; with windows it is gauss-seidel+windows")
     return Schedule(method, int(match[2]) if match[2] else None, bool(match[3]))
 
 
 def _known() -> str:
     names = ", ".join(f"{m.value}(BLOCKS)" if m in _WITH_BLOCK else m.value for m in Method)
-    return f"{names}; and each but sequential with +windows"
+    return f"{names}; and each but sequential and captured with +windows"
 
 
 AT_ONCE = (32, 128, 512, 2048)

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from torch import Tensor, nn
 
 from .calls import Arguments, Key, Parameters, Unkeyed, key_of
+from .constants import Same
 from .errors import SignatureError
 from .modes import ambient, training_flags
 
@@ -33,7 +34,7 @@ class Found(Generic[V]):
 
 @dataclass(slots=True)
 class Variants(Generic[V]):
-    """``make`` compiles for arguments; ``modules`` are those whose training flags tell signatures apart.
+    """``make`` compiles for arguments; the training flags of the modules that calls reach tell signatures apart.
 
     The variant of the example call stays; of the others at most ``limit - 1`` are kept, the last used ones. While one
     is being compiled, in whatever thread, calls with other new signatures find none, so nothing waits and nothing locks
@@ -42,13 +43,13 @@ class Variants(Generic[V]):
 
     parameters: Parameters
     make: Callable[[tuple[Any, ...], dict[str, Any]], V]
-    look_for_modules: Callable[[], Sequence[nn.Module]]
+    look_for_modules: Callable[[tuple[Any, ...]], Sequence[nn.Module]]  # in reach of a call with these objects
     admit: Callable[[tuple[Any, ...], dict[str, Any], list[Tensor]], None]  # raises for tensors that no variant takes
     insist: bool  # errors of a compilation are raised, and not turned into reasons
     limit: int
     example: V
     _first: FullKey | None = None
-    _modules: Sequence[nn.Module] = ()
+    _modules: dict[tuple[Same, ...], Sequence[nn.Module]] = field(default_factory=dict)  # by the objects of calls
     _kept: OrderedDict[FullKey, V | str] = field(default_factory=OrderedDict)
     _compiled: int = 0  # on first use
     _lock: threading.Lock = field(default_factory=threading.Lock)  # of what is kept
@@ -65,7 +66,7 @@ class Variants(Generic[V]):
 
     def refresh(self) -> None:
         """Look for modules again: one may have been replaced, or loaded on first use."""
-        self._modules = self.look_for_modules()
+        self._modules = {}
 
     def all(self) -> tuple[V, ...]:
         """The example's, then the others that are kept, the last used one last."""
@@ -97,8 +98,19 @@ class Variants(Generic[V]):
         return Found(None, tensors, kept) if isinstance(kept, str) else Found(kept, tensors)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[FullKey, list[Tensor]]:
-        key, tensors = key_of(args, kwargs)
-        return (key, self.parameters.order(kwargs), ambient(), training_flags(self._modules)), tensors
+        keyed = key_of(args, kwargs)
+        modules = self._modules.get(keyed.objects)
+        if modules is None:
+            modules = self._looked_for(keyed.objects)
+        full = keyed.key, self.parameters.order(kwargs), ambient(), training_flags(modules)
+        return full, keyed.tensors
+
+    def _looked_for(self, objects: tuple[Same, ...]) -> Sequence[nn.Module]:
+        if len(self._modules) > self.limit:  # what calls give may be other objects each time
+            self._modules = {}
+        found = self.look_for_modules(tuple(one.thing for one in objects))
+        self._modules[objects] = found
+        return found
 
     def _new(self, key: FullKey, call: Arguments, asked: bool) -> V | str:
         """Compile a variant, unless there have been too many; or why there is none."""
@@ -107,7 +119,8 @@ class Variants(Generic[V]):
         if self._compiled >= PATIENCE * self.limit and not asked:
             return (
                 f"{self._compiled} other signatures have been compiled already, and this is a new one: no more are\n"
-                "  an argument that changes in every call should be a tensor; or give a larger max_signatures"
+                "  an argument that changes in every call should be a tensor, and objects the same ones in all calls; "
+                "or give a larger max_signatures"
             )
         wait = asked and self._compiler != threading.get_ident()
         if not self._compiling.acquire(blocking=wait):

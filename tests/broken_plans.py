@@ -10,6 +10,7 @@ from plans import (
     CHAIN,
     CHECKED,
     DRAWING,
+    KEEPING,
     MADE,
     MADE_LOOP,
     NO_PROGRAM,
@@ -40,13 +41,17 @@ from ffcompiler.plan import (
     Unchanged,
     ZeroPattern,
 )
-from ffcompiler.program import Axis, Chain, Check, DrawPlace, Leaf, Loop, Overwrite, Region
+from ffcompiler.program import ArrayLoop, Axis, Chain, Check, DrawPlace, Leaf, Loop, Overwrite, Region
 
 MADE_PROGRAM, RNN_PROGRAM = MADE.program, RECURRENCE.program
 assert MADE_PROGRAM is not None
 assert RNN_PROGRAM is not None
 assert isinstance(RNN_PROGRAM.loop, Loop)
 RNN_LOOP = RNN_PROGRAM.loop
+KEEPING_PROGRAM = KEEPING.program
+assert KEEPING_PROGRAM is not None
+KEPT_LOOP = KEEPING_PROGRAM.loop
+assert isinstance(KEPT_LOOP, ArrayLoop)
 
 
 ELSEWHERE = Alternative("a batch 4 times as large", 3, 0.5, 1.0, schedule=Schedule(Method.SLIDING))
@@ -58,6 +63,10 @@ def program(**changes: Any) -> Plan:
 
 def array_loop(**changes: Any) -> Plan:
     return program(loop=replace(MADE_LOOP, **changes))
+
+
+def keeping(**changes: Any) -> Plan:
+    return replace(KEEPING, program=replace(KEEPING_PROGRAM, loop=replace(KEPT_LOOP, **changes)))
 
 
 def recurrence(**changes: Any) -> Plan:
@@ -232,6 +241,12 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("tail_gives_the_written_part", lambda: in_tail(5, types=(TensorType("float64", (4,), (1,)),))),
     ("tail_gives_the_written_part", lambda: written(Axis(1, 0, 1))),
     ("tail_gives_the_written_part", lambda: array_loop(tail=replace(MADE_LOOP.tail, outputs=()))),
+    ("steps_leave_what_is_collected", lambda: keeping(besides=replace(KEPT_LOOP.besides, outputs=(r("k2"),)))),
+    ("steps_leave_what_is_collected", lambda: keeping(collected=KEPT_LOOP.collected[::-1])),
+    ("steps_leave_what_is_collected", lambda: keeping(besides=replace(KEPT_LOOP.besides, outputs=(r("k2"), r("k1"))))),
+    ("steps_leave_what_is_collected", lambda: array_loop(besides=KEPT_LOOP.besides)),
+    ("references_are_available", lambda: keeping(besides=in_graph(KEPT_LOOP.besides, 0, args=(r("k3"),)))),
+    ("inputs_are_listed", lambda: keeping(besides=replace(KEPT_LOOP.besides, inputs=KEPT_LOOP.besides.inputs[:1]))),
     ("references_are_available", lambda: block_hands_on("g2c")),
     ("blocks_hand_on_their_own_values", lambda: blocks(0, 2, 1, 3, families=(0, 0, 1, 0))),
     ("blocks_hand_on_their_own_values", lambda: block_hands_on("g2", "g2")),
@@ -250,6 +265,7 @@ BROKEN: list[tuple[str, Callable[[], Plan]]] = [
     ("results_exist", lambda: _result(Leaf("out", "z1", f32(4, 11)))),
     ("results_exist", lambda: _result(Leaf("out", "z1", f32(4, 12), "3"))),
     ("results_exist", lambda: _result(Leaf("out", None, None))),
+    ("results_exist", lambda: program(result=replace(MADE_PROGRAM.result, left=(Leaf("h", "nowhere", f32(4, 12)),)))),
     ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.SLIDING))),
     ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.GS_JACOBI, 0))),
     ("schedule_has_its_block", lambda: replace(MADE, schedule=Schedule(Method.GROWING))),

@@ -193,6 +193,36 @@ CHECKED = replace(
         ),
     ),
 )
+assert MADE.program is not None
+_TAIL = MADE_LOOP.tail
+KEEPING = replace(
+    MADE,
+    program=replace(
+        MADE.program,
+        loop=replace(
+            MADE_LOOP,
+            besides=Graph(
+                (Value("t1", f32(BATCH, stride=(2 * DIMS,))), Value("t6", f32(BATCH))),
+                (
+                    node("k1", "isnan.default", r("t1"), of=TensorType("bool", (BATCH,), (1,)), line=15),
+                    node("k2", "any.default", r("k1"), of=_TRUTH, line=15),
+                    node("k3", "sub.Tensor", r("t6"), r("t1"), of=f32(BATCH), line=17),
+                ),
+                (r("k2"), r("k3")),
+            ),
+            collected=(Value("y0", TensorType("bool", (DIMS,), (1,))), Value("y1", f32(DIMS, BATCH))),
+        ),
+        epilogue=Graph(
+            (X, Value("y1", f32(DIMS, BATCH))),
+            (
+                node("z0", "sum.dim_IntList", r("y1"), (0,), of=f32(BATCH), line=18),
+                node("z1", "sigmoid.default", r("x"), of=X.type, line=18),
+            ),
+            (r("z0"), r("z1")),
+        ),
+        checks=(Check(r("y0"), False, "made.py:15 in step"),),
+    ),
+)
 REFUSED = replace(
     MADE,
     schedule=Schedule(Method.SEQUENTIAL),
@@ -426,6 +456,7 @@ ALL = {
     "windowed": WINDOWED,
     "recurrence": RECURRENCE,
     "checked": CHECKED,
+    "keeping": KEEPING,
     "refused": REFUSED,
     "no_program": NO_PROGRAM,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +62,7 @@ class World:
             return min(run, self.blocks) * self.certify
         if by_width or kind == "window":
             return self.narrow + (self.wide - self.narrow) * (hi - lo) / self.blocks
-        return {"certify": self.certify, "fill": self.fill, "solve": self.wide}[kind]
+        return {"certify": self.certify, "fill": self.fill, "solve": self.wide, "step": self.captured}[kind]
 
     @property
     def costs(self) -> Costs:
@@ -104,6 +104,8 @@ class Scripted:
     made: list[tuple[int, int, str]] = field(default_factory=list)
     right: int = 0
     share: float = 0.0  # how far the last sweep has come
+    handed: int | None = field(default=None, init=False)  # sweeps before those that only do the rest
+    foreseen: bool = field(default=True, init=False)  # the rest cost what it was expected to
 
     @property
     def answer(self) -> Tensor:
@@ -112,8 +114,15 @@ class Scripted:
     def prepare(self, env: Any) -> Any:
         return env
 
-    def start_from(self, init: Tensor) -> tuple[Tensor]:
-        return (torch.full((self.blocks,), -1.0),)
+    def start_from(self, init: Tensor | tuple[Tensor]) -> tuple[Tensor]:
+        """Of a guess that says nothing, or of a state."""
+        return (init[0].clone(),) if isinstance(init, tuple) else (torch.full((self.blocks,), -1.0),)
+
+    def reset_from(self, state: tuple[Tensor], init: Tensor, front: int) -> tuple[Tensor]:
+        self.handed = len(self.made) if self.handed is None else self.handed
+        fresh = torch.full((self.blocks,), -1.0)
+        fresh[:front] = state[0][:front]
+        return (fresh,)
 
     def read(self, state: tuple[Tensor], lo: int, hi: int) -> tuple[Tensor]:
         return (state[0][lo:hi],)
@@ -124,12 +133,15 @@ class Scripted:
     def update(
         self, env: Any, state: Any, lo: int, hi: int, exact: bool, watch: Watch | None = None
     ) -> tuple[tuple[Tensor], list[Tensor]]:
-        return self._sweep(state[0], lo, hi, "certify" if exact else "solve", (lo, hi), watch), [torch.zeros(1)]
+        kind = "certify" if exact else "solve"
+        if self.handed is not None and hi - lo == 1 and self.made[-1][2] not in ("fill", "window"):
+            kind = "step"  # of the rest, no certificate of others
+        return self._sweep(state[0], lo, hi, kind, (lo, hi), watch), [torch.zeros(1)]
 
     def window(
         self, env: Any, workspace: Any, state: Any, lo: int, hi: int, watch: Watch | None = None
     ) -> tuple[Tensor]:
-        if any(made[2] == "fill" for made in self.made):
+        if self.windowed.refreshed is not None:
             low, high = self.windowed.refreshed
             assert low <= lo and hi <= high, "buffers are not brought up to date where the sweep reads them"
             return self._sweep(state[0], lo, hi, "window", (low, high), watch)
@@ -150,7 +162,7 @@ class Scripted:
                 look(watch)
         if self.fails == (sweep, "raises"):
             raise IndexError("out of range in an unconverged state")
-        answer = self.answer + (0.0 if self.exact or kind == "certify" else 0.5)
+        answer = self.answer + (0.0 if self.exact or kind in ("certify", "step") else 0.5)
         known = lo + int((old[lo:hi] == answer[lo:hi]).to(torch.int).cumprod(0).sum())
         self.right = max(self.right, self.fronts[min(sweep, len(self.fronts) - 1)], self.final(known, self.blocks))
         values = torch.where(torch.arange(self.blocks) < self.right, answer, 1e6 * (sweep + 2) + answer)
@@ -185,11 +197,11 @@ class Buffers:
     known: set[tuple[int, int]] = field(default_factory=set)
     making: float = 0.0
     spent: float = 0.0
-    refreshed: tuple[int, int] = (0, 0)
+    refreshed: tuple[int, int] | None = None  # since they were filled
     used: list[tuple[int, int]] = field(default_factory=list)
 
     def fresh(self) -> Buffers:
-        return Buffers(self.price, self.parts)
+        return Buffers(self.price, self.parts, set(self.known))
 
     def quantum(self, schedule: Any) -> int:
         return 1
@@ -200,6 +212,9 @@ class Buffers:
     def windows(self) -> list[tuple[int, int]]:
         return list(self.known)
 
+    def ready(self, windows: Iterable[tuple[int, int]]) -> bool:
+        return self.known >= set(windows)
+
     def prepare(self, workspace: Any, lo: int, hi: int, watch: Watch | None = None) -> None:
         assert (lo, hi) not in self.known, "it is made once"
         for _ in range(self.parts):
@@ -208,6 +223,7 @@ class Buffers:
         self.known.add((lo, hi))
 
     def begin(self, env: Any, state: Any, watch: Watch | None = None) -> Buffers:
+        self.refreshed = None
         return self
 
     def refresh(self, workspace: Any, state: Any, lo: int, hi: int, watch: Watch | None = None) -> None:
@@ -264,7 +280,7 @@ class Stopwatch:
     @property
     def longest(self) -> float:
         """Seconds of the operator after which the last look was, or of a part of a window's making."""
-        k = len(self.system.made) - 1
+        k = self.begun - 1
         part = self.system.windowed.price / self.system.windowed.parts if self.system.windowed is not None else 0.0
         return max(part, self.price(k) * self.factor(k) / self.system.operators)
 
@@ -275,9 +291,14 @@ class Stopwatch:
         return self.factors[k % len(self.factors)]
 
     @property
+    def begun(self) -> int:
+        """Sweeps but for those that only do the rest."""
+        return len(self.system.made) if self.system.handed is None else self.system.handed
+
+    @property
     def total(self) -> float:
-        """What all sweeps so far have cost, and the windows made for them."""
-        return sum(map(self.counted, range(len(self.system.made)))) + self.making
+        """What they have cost, and the windows made for them."""
+        return sum(map(self.counted, range(self.begun))) + self.making
 
 
 @dataclass

@@ -110,7 +110,7 @@ programs = st.builds(
     weights=tuples_of(st.builds(Weight, names, st.sampled_from(WeightKind), texts, types)),
     prologue=graphs,
     epilogue=graphs,
-    result=st.builds(Result, tuples_of(leaves), texts),
+    result=st.builds(Result, tuples_of(leaves), texts, tuples_of(leaves)),
 )
 RUNS: list[tuple[tuple[int, int, float], ...]] = [(), ((4, 4, 0.5), (4, 16, 0.75), (8, 16, 0.5))]
 array_programs = st.builds(

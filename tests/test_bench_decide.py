@@ -21,10 +21,12 @@ from ffcompiler.bench.decide.measured import decide, in_turns
 from ffcompiler.bench.decide.summary import Summary
 from ffcompiler.bench.decide.system import BITS, TIGHT, System, normal
 from ffcompiler.bench.decide.systems import SYSTEMS, select
+from ffcompiler.bench.decide.ways import NEXT, Way, on_example, predicted, refusal_of, ways_of
 from ffcompiler.bench.harness import Moment
 from ffcompiler.cli import main
 from ffcompiler.errors import UsageError
 from ffcompiler.loops import TimedSteps, drive_loops
+from ffcompiler.plan import Candidate, Costs, Method, Schedule, in_a_row
 from ffcompiler.runtime.record import Certificate, Ending, RunRecord
 
 QUIET = Moment(0.0, 0.01, 0.1)
@@ -66,6 +68,15 @@ def test_a_prediction_is_held_against_the_median_of_the_chosen_schedule() -> Non
     assert replace(MADE_UP, chosen="sliding(4)").prediction is None  # the plan says nothing of it
 
 
+def test_a_predicted_share_is_held_against_the_share_of_the_function_in_the_same_turns() -> None:
+    """A machine that was twice as fast while compiling predicts half of the seconds, and the same share."""
+    assert MADE_UP.share == (3.0 / 8.0) / 0.5
+    quicker = replace(MADE_UP, predicted={"sequential": 4.0, "jacobi": 1.5})
+    assert quicker.share == MADE_UP.share and quicker.prediction == MADE_UP.prediction / 2  # type: ignore[operator]
+    assert replace(MADE_UP, predicted={"jacobi": 3.0}).share is None and REFUSED.share is None
+    assert "predicted_share_by_measured" in MADE_UP.derived()
+
+
 def test_guarded_runs_are_held_against_the_function_on_the_same_hard_inputs() -> None:
     assert MADE_UP.guarded() == {"x8, jacobi": 1.1, "x8, sliding(4)": 1.0}
 
@@ -83,6 +94,8 @@ def test_the_summary_is_over_what_was_decided_and_counts_the_others() -> None:
             "regret, worst": 2.0,
             "error of the prediction, median": (0.25 + 0.1) / 2,
             "error of the prediction, parallel ones, median": (0.25 + 0.1) / 2,
+            "error of the predicted share, median": 0.25,
+            "error of the predicted share, parallel ones, median": 0.25,
             "compiled by eager, worst": 1.5,
             "compiled by eager, geometric mean": (0.5 * 1.5 * 0.25) ** (1 / 3),
             "guarded time on hard inputs by eager, median": 1.05,
@@ -209,6 +222,103 @@ def test_what_compiling_raises_does_not_end_the_benchmark() -> None:
 
     found = decide(System("broken", "k", make, normal(3)), 2, "here")
     assert found.error == "ValueError: no such model" and not found.decided
+
+
+def two_loops() -> Any:
+    """The second reads from last to first what the first leaves: they cannot be one."""
+
+    def run(x: Tensor) -> Tensor:
+        h, outputs = x.new_zeros(x.shape[0], 3), []
+        for i in range(24):
+            h = torch.tanh(0.3 * h + x[:, i])
+            outputs.append(h)
+        g = torch.zeros_like(h)
+        for i in range(24):
+            g = torch.tanh(0.3 * g + outputs[23 - i])
+        return g
+
+    return run
+
+
+IN_A_ROW = System("in-a-row", "several loops", two_loops, normal(2, 24, 3), TIGHT, loops=2)
+
+
+def test_of_several_loops_the_plan_is_run_as_it_is_sequentially_and_with_one_part_changed() -> None:
+    found = decide(IN_A_ROW, 2, "here")
+    assert found.error is None and found.refusal is None and found.wrong == {}
+    every = {EAGER, "sequential", found.chosen}
+    assert set(found.seconds) > every and all(name in every or NEXT in name for name in found.seconds)
+    assert found.predicted[found.chosen] > 0.0 and found.predicted["sequential"] > 0.0
+    assert found.regret >= 1.0 and found.share is not None
+
+
+@pytest.fixture(scope="module")
+def in_a_row_compiled() -> ffc.Compiled:
+    made = ffc.compile(two_loops(), IN_A_ROW.inputs(0), equality=TIGHT, schedule="jacobi", cache=False)
+    assert len(made.plan.parts) == 2
+    return made
+
+
+def planned(made: ffc.Compiled, *names: str) -> Way:
+    """Its parts by these schedules, all known: the k-th candidate takes k seconds as predicted, ten times that run."""
+    table = [
+        Candidate(Schedule(method), 10.0 * k, 0, "", predicted=1.0 * k)
+        for k, method in enumerate((Method.SEQUENTIAL, Method.JACOBI, Method.GAUSS_SEIDEL), 1)
+    ]
+    parts = [
+        replace(
+            part,
+            schedule=next(c.schedule for c in table if str(c.schedule) == name),
+            candidates=tuple(table),
+            costs=Costs(1.0, 1.0, 1.0, 0.0, captured=0.5),
+        )
+        for part, name in zip(made.plan.parts, names, strict=True)
+    ]
+    return Way(ffc.Compiled(in_a_row(parts), made.proofs, made.prove, made.live))
+
+
+def test_what_is_predicted_of_several_parts_is_what_all_of_them_take(in_a_row_compiled: ffc.Compiled) -> None:
+    """A sequential part beside others that are solved runs as its captured loop; all of them, as the function."""
+    both, one = planned(in_a_row_compiled, "jacobi", "gauss-seidel"), planned(in_a_row_compiled, "sequential", "jacobi")
+    none = planned(in_a_row_compiled, "sequential", "sequential")
+    assert (both.name, one.name, none.name) == ("jacobi | gauss-seidel", "sequential | jacobi", "sequential")
+    assert both.seconds(predicted) == 2.0 + 3.0 and both.seconds(on_example) == 20.0 + 30.0
+    assert one.seconds(predicted) == 24 * 0.5 + 2.0 and none.seconds(predicted) == 1.0 + 1.0
+    unknown = replace(both.plan, candidates=())
+    assert (
+        Way(ffc.Compiled(unknown, in_a_row_compiled.proofs, both.compiled.prove, both.compiled.live)).seconds(predicted)
+        is None
+    )
+
+
+def test_the_ways_of_several_parts_differ_from_the_plan_in_one_part(in_a_row_compiled: ffc.Compiled) -> None:
+    way = planned(in_a_row_compiled, "jacobi", "jacobi")
+    names = [found.name for found in ways_of(replace(IN_A_ROW, loops=1), two_loops(), way.compiled)]
+    assert names == [
+        "jacobi | jacobi", "sequential", "sequential | jacobi", "gauss-seidel | jacobi",
+        "jacobi | sequential", "jacobi | gauss-seidel",
+    ]  # fmt: skip
+
+
+def test_several_parts_are_refused_only_if_all_are(in_a_row_compiled: ffc.Compiled) -> None:
+    plan = in_a_row_compiled.plan
+    assert plan.rest is not None
+    refused = replace(plan, refusal="no")
+    assert refusal_of(refused) is None and refusal_of(replace(refused, rest=replace(plan.rest, refusal="nor"))) == "no"
+
+
+def test_a_network_of_several_layers_is_run_as_one_loop_and_as_several() -> None:
+    """Whichever of the two is chosen."""
+    make = SYSTEMS["gru-2-layers-loose"].make
+    system = System("two-layers", "several loops", make, normal(1, 40, 8), TIGHT, loops=2)
+    network = make()
+    with torch.no_grad():
+        one = ffc.compile(network, system.inputs(0), equality=TIGHT, schedule="wavefront", cache=False)
+        several = ffc.compile(network, system.inputs(0), equality=TIGHT, schedule="jacobi", cache=False)
+        assert (len(one.plan.parts), len(several.plan.parts)) == (1, 2)
+        for compiled in (one, several):
+            parts = {len(way.plan.parts) for way in ways_of(system, network, compiled)}
+            assert parts == {1, 2}
 
 
 # ---------------------------------------------------------------------------------------------------- going on

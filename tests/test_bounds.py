@@ -100,6 +100,68 @@ def test_a_bound_is_near_what_can_be(name: str) -> None:
     assert bounds.span[graph.outputs[0].key].size <= most * 1.01
 
 
+SETTLED: dict[str, tuple[Case, bool]] = {
+    "finite": (lambda x: torch.isfinite(x * 3), True),
+    "no NaN": (lambda x: torch.isnan(x.tanh()), False),
+    "not infinite": (lambda x: torch.isinf(x), False),
+    "below": (lambda x: x < 2.5, True),
+    "not above": (lambda x: x * 2 > 4.5, False),
+    "at least zero": (lambda x: torch.sigmoid(x) >= 0, True),
+    "at most": (lambda x: x.abs() <= 2.1, True),
+    "itself": (lambda x: x == x, True),
+    "not itself": (lambda x: x != x, False),
+    "elsewhere": (lambda x: x == 3.0, False),
+    "not there": (lambda x: x + 5 != 2.0, True),
+    "less than another": (lambda x: x.tanh() < x.relu() + 1.5, True),
+    "all": (lambda x: (x < 3).all(), True),
+    "any": (lambda x: (x > 3).any(), False),
+    "along a dimension": (lambda x: (x < 3).all(1).any(0), True),
+    "and": (lambda x: (x < 3) & torch.isfinite(x), True),
+    "or": (lambda x: (x > 3) | torch.isnan(x), False),
+    "not": (lambda x: ~(x > 3), True),
+    "logical": (lambda x: torch.logical_not(torch.logical_or(x > 3, torch.logical_and(x < 9, x < -3))), True),
+    "counted": (lambda x: (x > 3).sum() == 0, True),
+    "finite, spelled out": (lambda x: (x == x) * (x.abs() != math.inf), True),
+    "far from the largest": (lambda x: x.abs().amax() > 20, False),
+}
+
+
+@pytest.mark.parametrize("name", SETTLED)
+def test_what_bounds_settle_is_known_and_so(name: str) -> None:
+    function, answer = SETTLED[name]
+    graph, constants = graph_of(function, states(1.0)[0])
+    bounds = bounds_of(graph, constants | invariants(graph, constants), 2.0)
+    span = bounds.span[graph.outputs[0].key]
+    assert (span.low, span.high) == (answer, answer)
+    assert all(bool((function(x) == answer).all()) for x in states(2.0))
+
+
+OPEN: dict[str, Case] = {
+    "within": lambda x: x < 1,
+    "at the end": lambda x: x < 2.0,
+    "just beyond the end": lambda x: x <= 2.0000002,
+    "at a number": lambda x: x == 0.5,
+    "what may overflow": lambda x: torch.isfinite((x * 100).exp()),
+    "what may be NaN": lambda x: torch.isnan(x.log()),
+    "itself, if it is no NaN": lambda x: x.log() == x.log(),
+    "all of what differs": lambda x: (x < 1).all(),
+    "all of nothing": lambda x: (x[:0] > 5).all(),
+    "any of nothing": lambda x: (x[:0] < 5).any(),
+    "one or the other": lambda x: (x > 1) | (x < 0),
+    "another": lambda x: x < x.flip(1),
+    "as a boolean": lambda x: (x * 0.0 + 0.5).bool() & (x < 1),
+    "large whole numbers": lambda x: (x * 0).long() + (2**53 + 1) > 2**53,
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_bounds_do_not_settle_is_open(name: str) -> None:
+    graph, constants = graph_of(OPEN[name], states(1.0)[0])
+    bounds = bounds_of(graph, constants | invariants(graph, constants), 2.0)
+    span = bounds.span[graph.outputs[0].key]
+    assert (span.low, span.high) == (0.0, 1.0)
+
+
 BOUNDLESS: dict[str, Case] = {
     "overflow, and back": lambda x: (x.exp().exp().exp() - x.exp().exp().exp()).tanh(),
     "a row without a score": lambda x: x.masked_fill(torch.ones(POSITIONS, dtype=torch.bool), -math.inf).softmax(-1),

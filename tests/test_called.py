@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -89,6 +90,31 @@ def test_a_call_that_raises_leaves_the_costs_as_they_are() -> None:
         raise ValueError("the user's operators")
 
     assert as_called(COSTS, runner, broken) is COSTS
+
+
+def test_sweeps_that_raise_cost_what_they_cost_and_what_comes_before_them_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After so many that the later ones would have been believed."""
+    runner, compiled = recurrence()
+    ticking(monkeypatch, 0.003)
+
+    def raising(runner: Runner, execution: Execution) -> Iterator[bool]:
+        yield from [True] * SWEEPS
+        raise ValueError("the user's operators")
+
+    monkeypatch.setattr(called, "_sweeps", raising)
+    costs = as_called(COSTS, runner, lambda: begin(runner, compiled))
+    assert costs.once > 0.0 and replace(costs, once=0.0) == COSTS
+
+
+def test_what_calls_take_once_is_timed_on_begun_calls_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, compiled = recurrence()
+    assert compiled.live is not None
+    example = Example(compiled.live.captured.replays[0], compiled.live.weights, lambda s: 0.01)
+    trial = Trial(compiled.plan, compiled.proof, example, torch.device("cpu"))
+    costs = trial.costs(0.01, (compiled.plan.schedule,))
+    assert costs.once == 0.0 and trial.called(costs).once > 0.0
 
 
 def test_the_look_before_a_call_is_in_what_it_takes_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -523,7 +524,7 @@ def test_what_is_loaded_once_stays_and_what_is_left_behind_is_told() -> None:
     assert_same(compiled(2 * x), module(2 * x))
     assert module.loaded == 1
     told = "\n".join(compiled.explain().why)
-    assert "the function also leaves tensors in 'h' of Remembering" in told
+    assert "calls also leave what the function leaves in h" in told
 
 
 def test_a_generator_of_the_users_own_is_as_it_was_after_compiling_and_verifying() -> None:
@@ -655,3 +656,21 @@ def test_slices_of_two_are_not_collected_by_halves() -> None:
     x = -randn(3, 6).abs() - 1
     for ours, theirs in zip(compiled(x), run(x), strict=True):
         assert_same(ours, theirs)
+
+
+def test_scripted_modules_are_recorded_and_their_weights_watched() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        layer = torch.jit.script(torch.nn.Linear(6, 6))
+
+    def run(x: Tensor) -> Tensor:
+        for _ in range(8):
+            x = torch.relu(layer(x) * 0.25)
+        return x
+
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    compiled = ffc.compile(run, (x,), schedule="jacobi", equality=ffc.tolerance())
+    assert str(compiled.plan.schedule) == "jacobi"
+    with torch.no_grad():
+        layer.weight.mul_(0.5)
+        torch.testing.assert_close(compiled(x), run(x))

@@ -306,19 +306,23 @@ def test_array_loops_are_tested_before_and_after_and_on_what_no_step_changes() -
         compiled(u - 100)
 
 
-def test_a_step_that_tests_the_array_is_not_swept_as_an_array_loop_and_says_which_line() -> None:
-    def run(u: Tensor) -> Tensor:
+def test_a_step_of_an_array_loop_may_test_the_whole_array_where_bounds_say_how_it_comes_out() -> None:
+    """More of these: `test_checks_arrays.py`."""
+
+    def run(u: Tensor, limit: float = torch.inf) -> Tensor:
         def step(i: int, x: Tensor) -> Tensor:
             y = torch.tanh(x @ LOWER)
-            assert not torch.isnan(y).any()
+            assert not (torch.isnan(y) | (y > limit)).any()
             return written(x, i, y[:, i] + u[:, i])
 
         return ffc.fori_loop(0, 6, step, torch.zeros_like(u))
 
     u = randn(3, 6)
+    compiled = bold(ffc.compile(run, (u,), schedule="jacobi"))
+    assert compiled.run(u)[1].ending is Ending.SWEEPS and compiled.verify(u).equal
     with pytest.raises(ffc.CausalityError, match=r"the steps test values \(.*test_checks.py:\d+ in step\)"):
-        ffc.compile(run, (u,), schedule="jacobi")
-    assert_same(ffc.compile(run, (u,))(u), run(u))
+        ffc.compile(run, (u, 0.99999), schedule="jacobi")
+    assert_same(ffc.compile(run, (u, 0.99999))(u, 0.99999), run(u, 0.99999))
 
 
 class Net(nn.Module):

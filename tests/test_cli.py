@@ -71,6 +71,14 @@ def misfit(noise):
 
 misfit.example_inputs = lambda: (1, 2, 3)
 number = 3
+
+class Module(torch.nn.Module):
+    def forward(self, noise):
+        for _ in range(4):
+            noise = torch.relu(noise)
+        return noise
+
+module = Module()
 """
 
 
@@ -172,9 +180,27 @@ def test_a_closed_pipe_is_no_fault_of_the_user(here, tiny_folder):
     assert "Traceback" not in run.stderr and "Exception" not in run.stderr
 
 
-def test_an_error_in_the_users_function_shows_where_and_ends_with_1(here, capsys):
-    shown = text_of(capsys, main(["explain", f"{MODULE}:raises"]), 1)
-    assert f"{MODULE}.py" in shown and shown.endswith("RuntimeError: broken on purpose\n")
+@pytest.mark.parametrize("command", ["compile", "explain", "verify"])
+def test_an_error_in_the_users_function_shows_where_and_ends_with_1(here, capsys, command):
+    shown = text_of(capsys, main([command, f"{MODULE}:raises"]), 1)
+    assert "the function, run on its example inputs, raises RuntimeError: broken on purpose\n" in shown
+    assert f"{MODULE}.py:" in shown and "in raises" in shown and "Traceback" not in shown
+
+
+def test_an_error_of_ours_shows_the_whole_way_to_it(here, capsys, monkeypatch):
+    monkeypatch.setattr("ffcompiler.recipe.capture", None)
+    shown = text_of(capsys, main(["explain", f"{MODULE}:draw"]), 1)
+    assert "Traceback" in shown and shown.endswith("TypeError: 'NoneType' object is not callable\n")
+
+
+def test_a_module_is_asked_for_the_arguments_of_its_forward(here, capsys):
+    shown = text_of(capsys, main(["compile", f"{MODULE}:module"]), 2)
+    assert f"{MODULE}:module needs an input for noise: give --input noise=@FILE.npy" in shown
+    text_of(capsys, main(["explain", f"{MODULE}:module", "--input", "noise=@noise.npy"]), 0)
+
+
+def test_a_class_is_no_function(here, capsys):
+    assert "is a class" in text_of(capsys, main(["compile", f"{MODULE}:Module"]), 2)
 
 
 def test_errors_are_json_too(here, capsys):

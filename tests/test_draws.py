@@ -382,10 +382,6 @@ REFUSED: dict[str, tuple[Value, tuple[str, ...]]] = {
     "only_in_some_steps": (lambda p, i: p[:, i] + torch.rand(BATCH) if i % 2 else p[:, i], ("step 1", HERE)),
     "seeding": (_seeding, ("the random generator was set", "before the function", HERE)),
     "forking": (_forking, ("the random generator was set", HERE)),
-    "validated_by_name": (
-        lambda p, i: D.Bernoulli(torch.sigmoid(p[:, i]), validate_args=True).sample(),
-        ("a tensor's value becomes a Python number", HERE, "validate_args"),
-    ),
 }
 
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 from rows import encoder_decoder
 from systems import SYSTEMS, randn
-from torch import Tensor
+from torch import Tensor, nn
 
 import ffcompiler as ffc
 from ffcompiler import deciding
+from ffcompiler.bench.decide.networks import Towers
 from ffcompiler.choice import batches, devices
 from ffcompiler.choice.batches import Copies, Lift, with_larger_batches
+from ffcompiler.choice.chain_copies import ChainCopies
 from ffcompiler.choice.choose import Outlook
 from ffcompiler.choice.devices import on_devices, others_in_use
 from ffcompiler.choice.measure import Example
@@ -24,6 +26,7 @@ from ffcompiler.plan import Alternative, Costs, Method, Schedule
 from ffcompiler.runtime.lift.lifted import Lifted
 from ffcompiler.runtime.lift.window import Window
 from ffcompiler.runtime.runner import Runner
+from ffcompiler.zoo.densenet import random_densenet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NEAR = ffc.tolerance(1e-6, 1e-6)
@@ -65,8 +68,8 @@ def conditioned(x: Tensor, by: Tensor) -> Any:
     return ffc.fori_loop(0, x.shape[1], lambda i, h: torch.tanh(0.5 * h * by + x[:, i]), x.new_zeros(x.shape[0], 3))
 
 
-def copies_of(seen: list[Seen], function: Any, args: Any) -> Copies:
-    ffc.compile(function, args, equality=NEAR, cache=False, budget=0.5)
+def copies_of(seen: list[Seen], function: Any, args: Any) -> Any:
+    ffc.compile(function, args, equality=NEAR, cache=False, budget=1.5)
     with torch.no_grad():
         return batches._copies(seen[-1].outlook, seen[-1].example)
 
@@ -90,6 +93,7 @@ def kind_of(t: Tensor) -> TensorType:
 def test_copies_of_an_array_loop_s_shared_part_are_evaluated_each_as_one(seen: list[Seen], name: str) -> None:
     function, args = SYSTEMS[name].make()
     copies = copies_of(seen, function, args)
+    assert isinstance(copies, Copies)
     shared, tail = copies.sweep
     outlook, example = seen[-1].outlook, seen[-1].example
     runner = Runner(replace(outlook.plan, schedule=JACOBI), outlook.proof, CPU, guarded=False)
@@ -114,6 +118,84 @@ def test_copies_of_a_recurrence_s_body_are_evaluated_each_as_one(seen: list[Seen
     for value, alone in zip(three, one, strict=True):
         assert len(alone) == copies.blocks == 40
         torch.testing.assert_close(value, alone.repeat(3, *(1,) * (alone.dim() - 1)))
+
+
+def stem_and_blocks() -> nn.Module:
+    """What comes before the blocks depends on the input, too; the blocks read all those before them."""
+    return random_densenet((3, 2), growth=4, classes=3)
+
+
+def layers_of_many_widths() -> nn.Module:
+    return nn.Sequential(*(nn.Sequential(nn.Linear(6, w), nn.Tanh(), nn.Linear(w, 6)) for w in range(4, 12)))
+
+
+def towers() -> nn.Module:
+    """Blocks that one call computes together."""
+    return Towers(8, (5, 6, 7, 9, 10, 11))
+
+
+CHAINS = {stem_and_blocks: (1, 3, 32, 32), layers_of_many_widths: (3, 6), towers: (2, 8)}
+
+
+def of_chain(seen: list[Seen], make: Any) -> ChainCopies:
+    torch.manual_seed(0)
+    copies = copies_of(seen, make().eval().requires_grad_(False), (randn(*CHAINS[make]),))
+    assert isinstance(copies, ChainCopies)
+    return copies
+
+
+@pytest.mark.parametrize("make", CHAINS, ids=lambda make: make.__name__)
+def test_copies_of_a_chain_s_blocks_are_evaluated_each_as_one(seen: list[Seen], make: Any) -> None:
+    copies = of_chain(seen, make)
+    chain, made, shared = copies.chain, dict[str, Tensor](), dict(copies.env)
+    with torch.no_grad():
+        alone = chain.finish(copies.env, None)
+        copied = {key: torch.stack([copies.env[key]] * 3) for key in copies.moving}
+        for piece in copies._pieces(3):
+            assert piece.lifted is None or not piece.lifted.unlifted, "else it is no figure of several at once"
+            shared = piece.same.extend(shared)
+            made = piece.values(copied, shared, 3)
+            copied |= made
+    assert set(made) <= {ref.key for ref in chain.chain.left} and copies.blocks == chain.blocks >= 5
+    for ref, one in zip(chain.chain.left, alone, strict=True):
+        torch.testing.assert_close(copied[ref.key], one.expand_as(copied[ref.key]))
+
+
+def test_the_costs_of_a_chain_grow_by_what_each_block_takes_more(
+    seen: list[Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of block k so many times k seconds for each copy, and half a second before all: what one has for all stays."""
+    copies = of_chain(seen, layers_of_many_widths)
+    n = copies.blocks
+    more = sum(3.0 * k for k in range(n))
+    monkeypatch.setattr(
+        ChainCopies, "_through", lambda self, pieces, count: [0.5 * count, *(1.0 * k * count for k in range(n))]
+    )
+    here = Costs(2.0, 2.5 * n, 2.5 * n, 1.0, ((n, 2.5 * n),), tuple([2.0] * n), after=0.25, draws=0.5)
+    there = copies.costs(here, 4)
+    assert there.blocks == tuple(2.0 + 3.0 * k for k in range(n)) and there.once == 1.0 + 1.5
+    assert there.step * n == pytest.approx(2.0 * n + 1.5 + more + 0.75) and (there.after, there.draws) == (1.0, 2.0)
+    assert there.sweep == there.certify == pytest.approx(2.5 * n + more), "bookkeeping is taken not to grow"
+    assert there.window(n) == pytest.approx(there.sweep)
+    together = replace(here, sweep=2.5 * n - 5.0, together=(((0, 1, 2, 3, 4), 3.0, 5.0),))
+    alone = copies.costs(together, 4)
+    assert alone.sweep == pytest.approx(2.5 * n + more) and not alone.together, "as if each was computed by itself"
+
+
+def test_with_more_samples_the_candidates_of_a_chain_are_predicted_on_its_levels(seen: list[Seen]) -> None:
+    of_chain(seen, towers)
+    costs = replace(FREE, blocks=tuple([1e-5] * seen[-1].outlook.plan.system.blocks))  # type: ignore[union-attr]
+    four, sixteen = larger(seen[-1], costs)
+    assert (four.change, sixteen.change) == ("a batch 4 times as large", "a batch 16 times as large")
+    assert four.reference >= costs.step * len(costs.blocks) and 0 < four.seconds < four.reference
+    assert four.schedule in seen[-1].schedules
+
+
+def test_a_chain_told_of_larger_batches_has_them_in_its_plan() -> None:
+    torch.manual_seed(0)
+    plan = ffc.compile(layers_of_many_widths().eval(), (randn(3, 6),), budget=30.0, cache=False).plan
+    told = [one.change for one in plan.alternatives if "batch" in one.change]
+    assert told == ["a batch 4 times as large", "a batch 16 times as large"]
 
 
 def test_copies_have_the_memory_order_of_one() -> None:
@@ -173,7 +255,7 @@ def test_what_cannot_be_evaluated_for_several_copies_has_no_figures(
     assert larger(seen[-1], FREE) == ()
 
 
-def test_chains_and_repeated_maps_have_no_figures(seen: list[Seen]) -> None:
+def test_repeated_maps_have_no_figures(seen: list[Seen]) -> None:
     ffc.compile(lambda x: ffc.fori_loop(0, 30, lambda i, s: torch.cos(s), x), (randn(5),), cache=False)
     assert larger(seen[-1], FREE) == ()
 

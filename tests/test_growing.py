@@ -318,7 +318,7 @@ def test_where_the_guard_stops_the_rest_goes_on_in_windows_of_one_block() -> Non
     solved = with_costs(compiled(sample), costs)
     assert solved.parts[0].handover is Handover.CACHED
     record = same_tokens(solved, sample, range(6))
-    assert record.ending is Ending.GUARD and "windows of one block" in record.detail
+    assert record.ending is Ending.GUARD and "in windows, block after block" in record.detail
     assert record.certified == 12 and record.sweeps[0].certified and not record.sweeps[1].certified
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from growing import GPT, VOCABULARY, generator
 from recurrences import cell
 from systems import randn
 from test_catalogue import assert_same
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 
 import ffcompiler as ffc
 from ffcompiler.plan import Costs, Equality
-from ffcompiler.runtime.guard import Handover
+from ffcompiler.runtime.guard import SHARED, Handover, Way
 from ffcompiler.runtime.record import Ending, RunRecord
+from ffcompiler.runtime.rest import finished
 from ffcompiler.runtime.runner import Runner
 from ffcompiler.schedules import parse_schedule
 
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 MOST = 1.05
 N = 40
-FINE = ffc.tolerance(1e-6, 1e-6)
+FINE, LOOSE = ffc.tolerance(1e-6, 1e-6), ffc.tolerance(1e-4, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,66 @@ def test_a_loaded_artifact_costs_little_more_than_its_own_steps(
         assert record.spent + 0.2 * left + 0.1 <= MOST * reference + 1e-9
         with torch.no_grad():
             assert_same(got, adversary.function(argument))
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each run of a padded loop, the sweeps before those that only do the rest."""
+    counts: list[int] = []
+
+    def counted(system: Any, solve: Any, found: Any, init: Any) -> Any:
+        counts.append(len(solve.record.sweeps))
+        return finished(system, solve, found, init)
+
+    monkeypatch.setattr("ffcompiler.runtime.runner.finished", counted)
+    return counts
+
+
+def of_the_rest(record: RunRecord, before: int, costs: Costs) -> float:
+    """What the sweeps cost that came after so many, which were paid for; and what came after them."""
+    swept = record.sweeps[before:]
+    if record.certificate is not None and record.certificate.method == "this is the reference":
+        return costs.step * record.blocks
+    alone = [s for k, s in enumerate(swept) if s.certified and (not k or swept[k - 1].certified)]
+    together = [s for s in swept if s.certified and s not in alone]
+    windows = [s for s in swept if not s.certified]
+    assert all(s.hi == s.lo + 1 for s in (*alone, *windows)) and len(together) <= 1
+    return (
+        len(alone) * (costs.captured or 0.0)
+        + len(together) * costs.certify
+        + bool(windows) * costs.fill
+        + max(len(windows) - 1, 0) * costs.window(min(SHARED + 1, record.blocks))
+        + costs.after
+    )
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["windows are there", "no windows"])
+def test_no_call_of_a_sampler_over_a_padded_array_costs_more_than_the_slack_allows(
+    there: bool, handed: list[int]
+) -> None:
+    """Tokens that are given back: what one step draws decides what all later ones see."""
+    steps, ways = 24, set()
+    sample = generator(GPT(longest=32, layers=2), steps)
+    made = ffc.compile(sample, (tokens(0),), equality=LOOSE, schedule="jacobi", cache=False, budget=0.2)
+    part = made.parts[0]
+    assert part.handover is Handover.CACHED and part.proof.windows is not None
+    for costs in (replace(c, fill=1.2 * c.sweep) for c in prices(steps)):
+        for seed, schedule in enumerate(("jacobi", "sliding(6)+windows", "gauss-seidel+windows")):
+            if not there:
+                part.proof.windows.executors.clear()
+            with_costs(made, costs, schedule)
+            handed.clear()
+            got, record = seeded(seed, lambda k=seed: made.run(tokens(k)))
+            where = (schedule, costs, record.ending, record.detail)
+            left = of_the_rest(record, handed[0], costs) if handed else costs.step * record.blocks
+            assert record.spent + left <= MOST * costs.step * steps + 1e-9, where
+            assert torch.equal(got, seeded(seed, lambda k=seed: sample(tokens(k)))), where
+            ways |= {way for way in Way if way.value in record.detail}
+    assert ways == ({Way.WINDOWS, Way.STEPS, Way.ANEW} if there else {Way.STEPS, Way.ANEW})
+
+
+def tokens(seed: int) -> Tensor:
+    return torch.randint(VOCABULARY, (2, 3), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", ["chaotic_map", "array_gated", "unmarked_gated", "loud_rnn", "layers"])

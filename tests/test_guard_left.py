@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scripted import Buffers, Scripted, World
 from systems import Made, affine, randn
 from test_catalogue import assert_same
-from test_guard_property import MOST, plain, rest, run, runs
+from test_guard_property import MOST, most, plain, rest, run, runs
 from torch import Tensor, nn
 
 import ffcompiler as ffc
@@ -323,7 +323,7 @@ def test_windows_are_made_within_the_slack_of_every_run_and_once(drawn: Any, cal
         if system.made or handover is Handover.LOADED:
             total = world.once + world.draws + clock.total + rest(solve, solution, world)
             over = clock.longest if system.made and clock.making else 0.0
-            assert total <= MOST * world.reference(handover) + over + 1e-6
+            assert total <= most(system, world, handover) + over
             paid = world.once + world.draws + clock.total
             assert abs(solve.record.spent - paid) <= 1e-6 * (1 + paid), "windows are paid for"
         if system.windowed is not None:

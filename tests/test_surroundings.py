@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import collections
+import contextvars
+import datetime
 import fractions
+import functools
+import io
+import itertools
+import logging
+import operator
 import os
 import sys
+import threading
 import types
+import weakref
+from array import array
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +75,44 @@ class Own(Base):
 OWN = Own()
 
 
+class Meta(type):
+    gain = 0.5
+
+
+class OfMeta(metaclass=Meta):
+    pass
+
+
+class Partly:
+    def by(self, k: float) -> float:
+        return k
+
+    half = functools.partialmethod(by, 0.5)
+
+    @functools.cached_property
+    def unused(self) -> float:
+        return 0.0
+
+
+class Held:
+    """Holds one thing."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+OPTIMIZER = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+VARIABLE = contextvars.ContextVar("VARIABLE", default=0.5)
+LOCAL = threading.local()
+LOCAL.gain = 0.5
+EVENT, LOG = threading.Event(), logging.getLogger("test_surroundings")
+CHAIN = collections.ChainMap({"s": 0.5})
+NUMBERS = array("d", [0.5])
+QUEUE = collections.deque([0.5], maxlen=4)
+PRIOR = torch.distributions.Normal(torch.zeros(6), torch.full((6,), 0.5))
+OBJECTS = np.array([0.5, [0.5]], dtype=object)
+
+
 def imported(x: Tensor) -> Tensor:
     import a_users_configuration.inner as inner  # type: ignore[import-not-found]  # noqa: PLC0415
 
@@ -72,6 +121,25 @@ def imported(x: Tensor) -> Tensor:
 
 def variable(name: str, value: Any) -> Callable[[pytest.MonkeyPatch], None]:
     return lambda patch: patch.setitem(globals(), name, value)
+
+
+REPLACED: dict[str, tuple[Any, Any, Callable[[Any], Any]]] = {
+    "duration": (datetime.timedelta(seconds=0.5), datetime.timedelta(seconds=0.9), lambda v: v.total_seconds()),
+    "date": (datetime.date(2000, 1, 1), datetime.date(2000, 1, 2), lambda v: v.day * 0.3),
+    "path": (Path("0.5"), Path("0.9"), lambda v: float(v.name)),
+    "getter": (operator.itemgetter(0), operator.itemgetter(1), lambda v: v((0.5, 0.9))),
+    "caller": (operator.methodcaller("count", 1), operator.methodcaller("count", 2), lambda v: 0.3 * v([1, 2, 2])),
+    "limits": (torch.finfo(torch.float16), torch.finfo(torch.bfloat16), lambda v: v.eps * 100),
+    "buffer": (io.BytesIO(b"0.5"), io.BytesIO(b"0.9"), lambda v: float(v.getvalue())),
+    "what is opaque": (itertools.repeat(0.5), itertools.repeat(0.9), next),
+    "reference": (weakref.ref(OWN), weakref.ref(OPTIMIZER), lambda v: getattr(v(), "gain", 0.9)),
+}
+PARTLY = Partly()
+HELD = {
+    "get": Held(BEHIND.get),
+    "default": Held(collections.defaultdict(lambda: 0.5)),
+    **{name: Held(was) for name, (was, _, _) in REPLACED.items()},
+}
 
 
 CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[pytest.MonkeyPatch], Any]]] = {
@@ -98,7 +166,48 @@ CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[pytest.MonkeyPatc
         lambda x: OWN.scaled(x),
         lambda patch: patch.setattr(Own, "scaled", lambda self, x: x * 0.9),
     ),
+    "optimizer's setting": (
+        lambda x: x * OPTIMIZER.param_groups[0]["lr"],
+        lambda patch: patch.setitem(OPTIMIZER.param_groups[0], "lr", 0.9),
+    ),
+    "context variable": (lambda x: x * VARIABLE.get(), lambda patch: VARIABLE.set(0.9)),
+    "thread's own": (lambda x: x * LOCAL.gain, lambda patch: patch.setattr(LOCAL, "gain", 0.9)),
+    "event": (lambda x: x * (0.9 if EVENT.is_set() else 0.5), lambda patch: EVENT.set()),
+    "log level": (
+        lambda x: x * (0.9 if LOG.isEnabledFor(logging.DEBUG) else 0.5),
+        lambda patch: LOG.setLevel(logging.DEBUG),
+    ),
+    "chain of maps": (lambda x: x * CHAIN["s"], lambda patch: patch.setitem(CHAIN.maps[0], "s", 0.9)),
+    "array": (lambda x: x * NUMBERS[0], lambda patch: operator.setitem(NUMBERS, 0, 0.9)),
+    "deque": (lambda x: x * QUEUE[0], lambda patch: operator.setitem(QUEUE, 0, 0.9)),
+    "prior": (
+        lambda x: x * PRIOR.scale,
+        lambda patch: patch.setattr(PRIOR, "scale", torch.full((6,), 0.9)),
+    ),
+    "prior replaced": (
+        lambda x: x * PRIOR.scale,
+        variable("PRIOR", torch.distributions.Normal(torch.zeros(6), torch.full((6,), 0.9))),
+    ),
+    "objects in an array": (lambda x: x * OBJECTS[1][0], lambda patch: operator.setitem(OBJECTS[1], 0, 0.9)),
+    "metaclass": (lambda x: x * OfMeta.gain, lambda patch: patch.setattr(Meta, "gain", 0.9)),
+    "part of a method": (
+        lambda x: x * PARTLY.half(),
+        lambda patch: patch.setattr(Partly, "half", functools.partialmethod(Partly.by, 0.9)),
+    ),
+    "bound method of a dict": (lambda x: x * HELD["get"].value("s"), lambda patch: patch.setitem(BEHIND, "s", 0.9)),
+    "default of a dict": (
+        lambda x: x * HELD["default"].value.copy()["s"],
+        lambda patch: patch.setattr(HELD["default"].value, "default_factory", lambda: 0.9),
+    ),
 }
+
+
+def replaced(name: str) -> tuple[Callable[[Tensor], Tensor], Callable[[pytest.MonkeyPatch], Any]]:
+    _, new, number = REPLACED[name]
+    return lambda x: x * number(HELD[name].value), lambda patch: patch.setattr(HELD[name], "value", new)
+
+
+CHANGES |= {f"{name} replaced": replaced(name) for name in REPLACED}
 
 
 @pytest.mark.parametrize("kind", CHANGES)
@@ -143,6 +252,46 @@ def test_what_does_not_change_looks_the_same() -> None:
         assert look(scaled).changes(first.others) is None
 
 
+class Trainer:
+    """What a training script keeps beside its model: none of it makes a compiled function stale by itself."""
+
+    def __init__(self) -> None:
+        self.model = torch.nn.Linear(6, 6)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.prior = torch.distributions.Categorical(logits=torch.zeros(6))
+        self.log, self.lock, self.numbers = LOG, threading.Lock(), itertools.count()
+        self.averages = weakref.WeakKeyDictionary[torch.nn.Module, float]()
+        self.cast = torch.autocast("cpu", enabled=False)
+        self.sums = dict.fromkeys(self.model.parameters(), 0.0)
+
+    def sample(self, x: Tensor) -> Tensor:
+        for _ in range(12):
+            x = torch.relu(self.model(x) * 0.25 + 0.1)
+        return x
+
+    def train(self, x: Tensor) -> None:
+        self.optimizer.zero_grad()
+        self.sample(x).square().mean().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        with self.lock, self.cast:
+            self.log.info("step %d: %s", next(self.numbers), self.prior.probs.sum())
+
+
+def test_a_training_step_leaves_a_function_compiled() -> None:
+    trainer = Trainer()
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    compiled = ffc.compile(trainer.sample, (x,), schedule="jacobi")
+    for _ in range(3):
+        trainer.train(x)
+        result, record = compiled.run(x)
+        assert record.ending is not Ending.STALE, record.detail
+        with torch.no_grad():
+            assert torch.equal(result, trainer.sample(x))
+    trainer.optimizer.param_groups[0]["lr"] = 1e-4  # that is a number which the function can reach
+    result, record = compiled.run(x)
+    assert record.ending is Ending.STALE and "param_groups" in record.detail
+
+
 def test_kernels_that_are_chosen_by_what_requires_gradients_are_not_taken_for_each_other() -> None:
     weight = torch.nn.Parameter(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)).triu(1) * 0.4)
 
@@ -160,3 +309,44 @@ def test_kernels_that_are_chosen_by_what_requires_gradients_are_not_taken_for_ea
         assert record.ending is Ending.STALE and torch.equal(result, run(noise))
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             assert compiled.run(noise)[1].ending is not Ending.SWEEPS
+
+
+class Ring(torch.nn.Module):
+    """Sets an attribute anew in each call; with gradients it then holds what requires them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Tensor] = []
+        self.layer = torch.nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.held = [x, x]
+        for _ in range(12):
+            self.held = [self.held[1], torch.tanh(self.layer(self.held[0]) * 0.5)]
+        return self.held[1]
+
+
+class Normed(torch.nn.Module):
+    """Its weight is an attribute that a hook sets anew before each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.utils.spectral_norm(torch.nn.Linear(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(12):
+            x = torch.tanh(self.layer(x) * 0.5)
+        return x
+
+
+@pytest.mark.parametrize("kind", [Ring, Normed])
+def test_calls_with_gradients_do_not_make_what_each_call_sets_anew_stale(kind: type[torch.nn.Module]) -> None:
+    module = kind().eval()
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    compiled = ffc.compile(module, (x,), schedule="jacobi", equality=ffc.tolerance())
+    for _ in range(2):
+        want = module(x)
+        assert want.requires_grad
+        result, record = compiled.run(x)
+        assert record.ending is not Ending.STALE, record.detail
+        torch.testing.assert_close(result, want)

@@ -229,3 +229,53 @@ def test_with_sequential_the_function_runs_as_it_is_whatever_schedule_is_asked_f
 def test_arguments_that_make_no_sense_are_told(call: Any, says: str) -> None:
     with pytest.raises(ffc.FFCompilerError, match=re.escape(says)):
         call(looped(lambda i, x, u: x), torch.zeros(3, 6))
+
+
+def descended(x: Tensor) -> Tensor:
+    """Steps of a gradient descent, differentiated on the way."""
+    h = torch.zeros(3, requires_grad=True)
+    for t in range(6):
+        (slope,) = torch.autograd.grad(((x[:, t] * 0.1 + h) ** 2).sum(), h)
+        h = (h - 0.1 * slope).detach().requires_grad_()
+    return h * 1.0
+
+
+@pytest.mark.parametrize("options", [{"schedule": "jacobi"}, {"on_unsupported": "raise"}])
+def test_a_function_that_differentiates_is_refused_by_its_line(options: Any) -> None:
+    with pytest.raises(ffc.CaptureError, match=r"needs gradients.*test_unsupported.py:\d+ in descended") as caught:
+        ffc.compile(descended, (randn(3, 6),), **options)
+    assert "torch.enable_grad()" in str(caught.value)
+
+
+def test_a_function_that_differentiates_runs_with_the_callers_gradients() -> None:
+    compiled = ffc.compile(descended, (randn(3, 6),), schedule="jacobi", on_unsupported="sequential")
+    for shape in ((3, 6), (3, 8)):  # the second one is compiled on first use
+        x = randn(*shape, seed=1)
+        got, record = compiled.run(x)
+        assert_same(got, descended(x))
+        assert got.requires_grad and "needs gradients" in record.detail
+
+
+def test_the_advice_to_differentiate_inside_enable_grad_is_one_that_helps() -> None:
+    def mended(x: Tensor) -> Tensor:
+        h = torch.zeros(3)
+        for t in range(6):
+            with torch.enable_grad():
+                h = h.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(((x[:, t] * 0.1 + h) ** 2).sum(), h)
+            h = (h - 0.1 * slope).detach()
+        return h
+
+    x = randn(3, 6)
+    compiled = ffc.compile(mended, (x,), schedule="jacobi", equality=ffc.tolerance(1e-6, 1e-6))
+    assert str(compiled.plan.schedule) == "jacobi"
+    assert_same(compiled(x), mended(x))
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": "jacobi"}, {"on_unsupported": "sequential"}])
+def test_what_the_function_itself_raises_on_its_example_is_raised_as_it_is(options: Any) -> None:
+    def wrong(x: Tensor) -> Tensor:
+        return x @ x
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        ffc.compile(wrong, (randn(3, 6),), **options)

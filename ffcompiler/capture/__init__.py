@@ -7,16 +7,19 @@ since a tracer that silently bakes a value is the commonest way to be wrong.
 from .arguments import describe_arguments, describe_call
 from .capture import capture
 from .captured import Captured, Checkpoint, Replay, keeping, without_last
-from .holders import unmoved
+from .gradients import NeedsGradientsError
+from .holders import held_at, unmoved
 from .surroundings import look
 
 __all__ = [
     "Captured",
     "Checkpoint",
+    "NeedsGradientsError",
     "Replay",
     "capture",
     "describe_arguments",
     "describe_call",
+    "held_at",
     "keeping",
     "look",
     "unmoved",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from ..calls import labelled, names_of
+from ..constants import text_of_constant
 from ..errors import CaptureError
+from ..given import is_object, refusal, text_of_object
 from ..modes import ambient, described
 from ..program import Leaf, Signature
 from ..trees import flatten
@@ -39,37 +41,19 @@ def describe_arguments(
 ) -> tuple[Signature, list[Tensor]]:
     """The signature of a call, and its tensors in order.
 
-    Raises `CaptureError` for a leaf that is neither a tensor nor a plain constant.
+    Raises `CaptureError` for a leaf that is no tensor, no constant and no object that can be bound.
     """
-    positional, positional_tree = flatten(list(args))
-    by_name, keyword_tree = flatten(dict(sorted(kwargs.items())))
-    names = _parameter_names(function)
+    tree = f"[{flatten(list(args))[1]},{flatten(dict(sorted(kwargs.items())))[1]}]"
     described: list[Leaf] = []
     tensors: list[Tensor] = []
-    for label, leaf in [(_label(p, names), v) for p, v in positional] + [
-        (p[2:].replace("']", "", 1), v) for p, v in by_name
-    ]:
+    for label, leaf in labelled(names_of(function), args, kwargs):
         if isinstance(leaf, Tensor):
             described.append(Leaf(label, f"a{len(tensors)}", tensor_type(leaf)))
             tensors.append(leaf)
-        elif isinstance(leaf, bool | int | float | str) or leaf is None:
-            described.append(Leaf(label, None, None, repr(leaf)))
+        elif (text := text_of_constant(leaf)) is not None:
+            described.append(Leaf(label, None, None, text))
+        elif is_object(leaf):
+            described.append(Leaf(label, None, None, text_of_object(leaf)))
         else:
-            raise CaptureError(
-                f"argument {label} is a {type(leaf).__name__}; tensors and plain constants are accepted\n"
-                "  let the function close over it, or pass what is in it: tensors and numbers, in tuples and dicts"
-            )
-    return Signature(tuple(described), f"[{positional_tree},{keyword_tree}]"), tensors
-
-
-def _parameter_names(function: Callable[..., Any]) -> list[str]:
-    try:
-        return list(inspect.signature(getattr(function, "forward", function)).parameters)
-    except (TypeError, ValueError):
-        return []
-
-
-def _label(path: str, names: list[str]) -> str:
-    """``noise`` or ``batch['mask']`` for the path of a positional argument."""
-    index, _, rest = path.removeprefix("[").partition("]")
-    return (names[int(index)] if int(index) < len(names) else f"argument {index}") + rest
+            raise CaptureError(f"argument {label} is {refusal(leaf)}")
+    return Signature(tuple(described), tree), tensors

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..calls import PLAIN
+from ..constants import PLAIN
 from ..errors import CaptureError
 from ..graph import EMPTY_GRAPH, Graph, Ref, TensorType, Value
 from ..program import Chain, Check, DrawPlace, Leaf, Loop, PerStep, Program, Result, Signature, Weight, WeightKind
@@ -55,7 +55,7 @@ class Builder:
         body = self._functional(template, run.steps.columns(), tuple(written))
         overwriting = take_overwrites(body, written, frozenset((*self.given, *map(Outside, run.made))))
         epilogue = self._functional(run.epilogue, [(n,) for n in run.epilogue.numbers])
-        read = (*body.inputs, *epilogue.inputs, *run.init, *run.stacks, *run.epilogue.results)
+        read = (*body.inputs, *epilogue.inputs, *run.init, *run.stacks, *run.epilogue.results, *run.epilogue.behind)
         used = [t for t in read if isinstance(t, Outside)]
         prologue_graph = self._prologue([t for t in dict.fromkeys(used) if t.handle in run.made])
         overwrites = freeze_overwrites(overwriting, self._name, self._device())
@@ -241,4 +241,11 @@ class Builder:
                     f"{label} is a {type(leaf).__name__}; tensors and plain constants can be returned\n"
                     "  return what is in it: tensors and numbers, in tuples, lists, dicts or registered pytrees"
                 )
-        return Result(tuple(described), tree)
+        return Result(tuple(described), tree, tuple(self._left_behind(outputs)))
+
+    def _left_behind(self, outputs: Iterator[Ref]) -> Iterator[Leaf]:
+        """What the epilogue gives besides the results, which ``outputs`` has come to."""
+        paths = [path for one in self.run.behind for path in one.paths]
+        for path, t, token in zip(paths, self.run.left_behind, self.run.epilogue.behind, strict=True):
+            if token is not None:
+                yield Leaf(path, next(outputs).key, tensor_type(t))

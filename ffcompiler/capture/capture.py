@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,20 +14,21 @@ from ..plan import Tolerance
 from ..program import Leaf, Signature
 from ..randomness import set_states
 from ..trees import flatten, unflatten
+from .anew import Anew
 from .arguments import describe_arguments, modes_in
+from .behind import LeftOtherwiseError, require_alike
 from .builder import Builder
 from .captured import Captured, Checkpoint, Replay
 from .facts import exact_number
 from .flat import FlatRecorder
 from .growing.check import check_padded, check_results
 from .growing.found import find_padded
-from .holders import Anew
 from .parts import Section
 from .record import OtherwiseError, Outside, Recorder
 from .restore import Kept
 from .resumed import begins_anywhere
 from .run import Run, empty_like_layout
-from .surroundings import look
+from .surroundings import look, unflagged
 from .unmarked import (
     SHARE,
     STRAIGHT,
@@ -93,28 +94,22 @@ def _capture(
     share: float,
     tolerance: Tolerance | None,
 ) -> Captured:
-    marked, layers = warm_up(function.run, call, kept)
+    found_loops = warm_up(function.run, _by_other_names(call), kept)
     padded = False
     view = look(function.function)
     function.begin(view)
     signature = replace(signature, modes=modes_in(view))
-    if marked + layers == 1:
-        run = Run(Recorder(tensors, kept.before_write), progress=progress, alone=not marked).record(function, *call)
-        keep = frozenset({0, 1, (run.hi - run.lo) // 2, run.hi - run.lo - 1})
-        first = _replay(tensors, run)
-        second = _second_run(function, call, run, keep)
-        runs, replays, no_loop, small = [run], [(first, second)], "", False
-    else:
-        try:
-            runs, replays, no_loop, small = _unmarked(function, call, tensors, kept, share)
-        except GrowingLoopError as why:
-            if tolerance is None:
-                raise
-            run, both = _padded(function, call, tensors, kept, why, tolerance, progress)
-            runs, replays, no_loop, small, padded = [run], [both], "", False, True
+    try:
+        runs, replays, no_loop, small = _recorded(function, call, tensors, kept, share, found_loops, progress)
+    except GrowingLoopError as why:
+        if tolerance is None:
+            raise
+        function.silent = True
+        run, both = _padded(function, call, tensors, kept, why, tolerance, progress)
+        runs, replays, no_loop, small, padded = [run], [both], "", False, True
     recorder = runs[0].recorder
     recorder.check_unread(kept.moved())
-    left = function.check(recorder.is_outside)
+    told = function.check(recorder.is_outside)
     given = dict(zip(map(Outside, range(len(tensors))), tensors, strict=True))
     found: Captured | None = None
     for run, both in reversed(list(zip(runs, replays, strict=True))):
@@ -128,8 +123,48 @@ def _capture(
         found = _captured(builder, both, no_loop, found)
     assert found is not None
     otherwise, compiled = recorder.otherwise, recorder.compiled
-    told = replace(found, others=view.others, small_loop=small, otherwise=otherwise, compiled=compiled)
-    return replace(told, padded=padded, leaves=left)
+    left = tuple(one for one in runs[-1].behind if None not in one.tokens)
+    told += tuple(one.spot.name for one in runs[-1].behind if None in one.tokens)
+    others = unflagged(view.others, function.overwritten())
+    known = replace(found, others=others, small_loop=small, otherwise=otherwise, compiled=compiled)
+    return replace(_telling(known, told), padded=padded, left=left)
+
+
+def _telling(captured: Captured, told: Sequence[str]) -> Captured:
+    """``captured`` with the names of what no part leaves, in the results of its last part."""
+    if captured.rest is not None:
+        return replace(captured, rest=_telling(captured.rest, told))
+    result = captured.program.result
+    left = (*result.left, *(Leaf(name, None, None) for name in told))
+    return replace(captured, program=replace(captured.program, result=replace(result, left=left)))
+
+
+Recorded: TypeAlias = tuple[list[Run], list[tuple[Replay, Replay]], str, bool]
+"""The parts of a recorded run, what two runs do in each, why there is no loop, or is."""
+
+
+def _recorded(
+    function: Anew,
+    call: Any,
+    tensors: list[Tensor],
+    kept: Kept,
+    share: float,
+    loops: tuple[int, int],
+    progress: Callable[[int, int], None] | None,
+) -> Recorded:
+    """Recorded runs; where they leave different things behind, anew, and then nothing of it is looked at."""
+    marked = loops[0]
+    try:
+        if sum(loops) != 1:
+            return _unmarked(function, call, tensors, kept, share)
+        run = Run(Recorder(tensors, kept), progress=progress, alone=not marked).record(function, *call)
+        keep = frozenset({0, 1, (run.hi - run.lo) // 2, run.hi - run.lo - 1})
+        first = _replay(tensors, run)
+        return [run], [(first, _second_run(function, call, run, keep, kept))], "", False
+    except LeftOtherwiseError:
+        assert not function.silent
+        function.silent = True
+        return _recorded(function, call, tensors, kept, share, loops, progress)
 
 
 def _captured(builder: Builder, replays: tuple[Replay, Replay], no_loop: str, rest: Captured | None) -> Captured:
@@ -146,22 +181,21 @@ def _handed(run: Run) -> Signature:
     return Signature(leaves, flatten(tuple(run.given.values()))[1])
 
 
-def _unmarked(
-    function: Callable[..., Any], call: Any, tensors: list[Tensor], kept: Kept, share: float
-) -> tuple[list[Run], list[tuple[Replay, Replay]], str, bool]:
-    """The parts of a recorded run, what two more runs do in each, why there is no loop, or is."""
-    once = record_flat(function, call, FlatRecorder(tensors, kept.before_write))
+def _unmarked(function: Callable[..., Any], call: Any, tensors: list[Tensor], kept: Kept, share: float) -> Recorded:
+    once = record_flat(function, call, FlatRecorder(tensors, kept))
     cut, why, small = _loops_in(once, share, len(tensors))
-    again = _recorded_again(function, call, once, lambda: FlatRecorder(tensors, kept.before_write, looks(cut)))
+    again = _recorded_again(function, call, once, lambda: FlatRecorder(tensors, kept, looks(cut)))
     require_same(once, again, "in another run")
+    require_alike(once.behind, again.behind)
 
     def once_more(others: list[Tensor], other_call: Any) -> FlatRun:
-        recorder = FlatRecorder(others, kept.before_write, looks(cut))
+        recorder = FlatRecorder(others, kept, looks(cut))
         recorder.expected = once.segment.tests
         return record_flat(function, other_call, recorder)
 
     second, others = _with_other_inputs(call, once_more)
     require_same(once, second, "with other inputs")
+    require_alike(once.behind, second.behind)
     if not cut:
         run = straight(again, why)
         return [run], [(_replay(tensors, run), _replay(others, straight(second, why)))], why, small
@@ -184,18 +218,18 @@ def _padded(
     padded = find_padded(why, arguments)
 
     def once_more(others: list[Tensor], other_call: Any) -> FlatRun:
-        recorder = FlatRecorder(others, kept.before_write)
+        recorder = FlatRecorder(others, kept)
         recorder.expected = once.segment.tests
         return record_flat(function, other_call, recorder)
 
     require_same(once, _with_other_inputs(call, once_more)[0], "with other inputs")
     set_states(once.generators)
-    run = Run(Recorder(tensors, kept.before_write), progress=progress, real_seconds=PADDED_SECONDS)
+    run = Run(Recorder(tensors, kept), progress=progress, real_seconds=PADDED_SECONDS)
     try:
         check_padded(padded, tensors, tolerance)
         run.record(padded, *call)
         keep = frozenset({0, 1, (run.hi - run.lo) // 2, run.hi - run.lo - 1})
-        both = _replay(tensors, run), _second_run(padded, call, run, keep)
+        both = _replay(tensors, run), _second_run(padded, call, run, keep, kept)
     except (RuntimeError, IndexError, TypeError) as error:  # an operator's, on a layout or length it was not made for
         raise CaptureError(f"the loop whose array grows cannot be run on a padded array: {error}") from error
     check_results(run.result, once.result, run.complete, tolerance)
@@ -279,12 +313,19 @@ def _others(call: Any, far: float) -> tuple[list[Tensor], Any]:
     return [leaf for leaf in other if isinstance(leaf, Tensor)], unflatten(tree, other)
 
 
-def _second_run(function: Callable[..., Any], call: Any, run: Run, keep: frozenset[int]) -> Replay:
+def _by_other_names(call: Any) -> Any:
+    """The same call with other tensors of the same memory: what is left of them is told from the call's own."""
+    leaves, tree = flatten(call)
+    named = [t.detach().requires_grad_(t.requires_grad) if isinstance(t, Tensor) else t for _, t in leaves]
+    return unflatten(tree, named)
+
+
+def _second_run(function: Callable[..., Any], call: Any, run: Run, keep: frozenset[int], kept: Kept) -> Replay:
     """Run the function again on other inputs and require the same calls and numbers."""
     few = not run.complete or run.seconds > REPEAT_ALL_BELOW or run.alone  # steps of layers are ours
 
     def once_more(others: list[Tensor], other: Any) -> Run:
-        return Run(Recorder(others), first=run, keep=keep, only_kept=few).record(function, *other)
+        return Run(Recorder(others, kept), first=run, keep=keep, only_kept=few).record(function, *other)
 
     again, tensors = _with_other_inputs(call, once_more)
     run.marked = run.marked and begins_anywhere(function, unflatten(flatten(call)[1], _with(call, tensors)), again)
@@ -294,6 +335,7 @@ def _second_run(function: Callable[..., Any], call: Any, run: Run, keep: frozens
                 f"what the function does {what} the loop differs with other inputs: it depends on their values, "
                 "or on something besides its arguments\n  move the decision out of the function, or into tensors"
             )
+    require_alike(run.behind, again.behind)
     return _replay(tensors, again)
 
 
@@ -338,6 +380,7 @@ def _between(t: Tensor, other: Tensor, far: float) -> Tensor:
 def _replay(arguments: list[Tensor], run: Run) -> Replay:
     checkpoints = tuple(Checkpoint(p, before, after) for p, (before, after) in sorted(run.states.items()))
     results = tuple(leaf for _, leaf in flatten(run.result)[0] if isinstance(leaf, Tensor))
+    results += tuple(t for t, token in zip(run.left_behind, run.epilogue.behind, strict=True) if token is not None)
     complete = run.complete and not run.only_kept
     init = run.states[0][0] if run.states else ()
     given = arguments if run.given is None else list(run.given.values())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..program import Program
 from ..randomness import States
+from .behind import Left
 from .surroundings import View
 
 
@@ -62,7 +63,7 @@ class Captured:
     otherwise: str = ""  # what in the function was recorded by operators that round otherwise than its own
     compiled: str = ""  # what in it torch compiles before it runs it, and was recorded as if it did not
     padded: bool = False  # its array grows from step to step; the program's has all of its length from the beginning
-    leaves: tuple[str, ...] = ()  # attributes and entries in which the function leaves tensors that it does not return
+    left: tuple[Left, ...] = ()  # what the function leaves in attributes and entries, and compiled calls leave too
 
     @property
     def parts(self) -> tuple[Captured, ...]:

@@ -55,8 +55,27 @@ class Epilogue:
             self.moved[index] = self._emit(own)
         self.source = segment.sources[-1] if segment.sources else ""
         results = tuple(self._token(r) if isinstance(r, TOKENS) else r for r in segment.results)
+        behind = tuple(self._left_behind(token) for token in segment.behind)
         self._check_memory()
-        return Segment(self.calls, self.numbers, self.sources, results)
+        return Segment(self.calls, self.numbers, self.sources, results, behind=behind)
+
+    def _left_behind(self, token: Token | None) -> Token | None:
+        """What the function leaves in an attribute; None for what it would cost something to have."""
+        if token is None or (isinstance(token, Outside) and not owned(token)):
+            return token
+        assert isinstance(token, Made | Outside)
+        memory, end = self.flat.memory, len(self.flat.segment.calls)
+        if isinstance(token, Made) and token.call >= self.repeat.end:
+            return self._token(token)
+        if memory.written(token, self.repeat.end, end):
+            return None
+        if isinstance(token, Outside) or token.call < self.repeat.start:
+            known = (None, token) in self.of.leaves or not self.of.written(token)
+            return self._token(token) if known else None
+        step, call = divmod(token.call - self.repeat.start, self.repeat.period)
+        last = (leaf.made for leaf in self.of.leaves.values())
+        free = step == self.repeat.count - 1 and Earlier(1, call, token.output) in last
+        return self._left(token) if free else None
 
     def _check_memory(self) -> None:
         """What is written in place after the loop goes by one name there, and is nothing that steps left."""

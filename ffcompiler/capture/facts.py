@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Hashable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -178,6 +179,23 @@ def user_line() -> str:
         return "unknown"
     path = Path(frame.f_code.co_filename)
     return f"{'/'.join(path.parts[-2:])}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def line_of(error: BaseException) -> str:
+    """The user's line from which an error came, as `user_line` has it."""
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    users = [(code, line) for code, line in frames if is_user(code.co_filename)]
+    if not users:
+        return "unknown"
+    code, line = users[-1]
+    return f"{'/'.join(Path(code.co_filename).parts[-2:])}:{line} in {code.co_name}"
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether it was the user's code that raised, or torch called by it, and not ours."""
+    names = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raising = next((name for name in reversed(names) if is_user(name) or name.startswith(_OWN_DIR)), "")
+    return is_user(raising)
 
 
 def validates() -> bool:

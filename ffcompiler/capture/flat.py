@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..errors import CaptureError
 from ..randomness import States, states
-from .facts import mutated, storage_of, user_line
-from .record import Recorder, Token
+from .facts import Place, mutated, storage_of
+from .record import REBIND, Recorder, Token
 from .repeats import Footprints
+from .restore import Kept
 
 
 @dataclass(slots=True)
@@ -23,6 +23,8 @@ class Memory:
 
     of: dict[Token, int] = field(default_factory=dict)
     writes: dict[int, list[int]] = field(default_factory=dict)  # by storage: the calls, ascending
+    weights: dict[int, list[int]] = field(default_factory=dict)  # by handle: the calls that write it, ascending
+    of_weights: set[int] = field(default_factory=set)  # storages that were written in place as those of weights
 
     def written(self, token: Token, first: int, end: int) -> bool:
         """Whether one of the calls ``first .. end - 1`` wrote into the memory of ``token``."""
@@ -35,7 +37,7 @@ class FlatRecorder(Recorder):
     def __init__(
         self,
         inputs: Iterable[Tensor],
-        before_write: Callable[[Tensor], None] | None = None,
+        kept: Kept | None = None,
         looks: Iterable[int] = (),
     ) -> None:
         self.footprints = Footprints()
@@ -46,12 +48,16 @@ class FlatRecorder(Recorder):
         self._looks = frozenset(looks)
         self._storages: dict[int, int] = {}  # storages that live: their numbers
         self._count = 0
-        super().__init__(inputs, before_write)
+        super().__init__(inputs, kept)
         self.in_loop = True  # where the loop is, is not known yet: `roll` looks at writes into weights
         self.with_sources = False
 
     def look(self) -> None:
-        """Copy what lives, if that is asked for at this call."""
+        """Copy what lives, if that is asked for at this call, and at those that are noticed before it."""
+        self._copy()
+        super().look()
+
+    def _copy(self) -> None:
         call = len(self.segment.calls)
         if call in self._looks and call not in self.seen:
             with _disable_current_modes():
@@ -60,22 +66,25 @@ class FlatRecorder(Recorder):
 
     def _note(self, op: Any, args: Any, kwargs: Any, results: tuple[Any, ...], taint: frozenset[int]) -> None:
         super()._note(op, args, kwargs, results, taint)
-        self._check_no_rebinding(len(self.segment.calls))
         self.number_starts.append(len(self.segment.numbers))
         self.segment.sources[-1] = self.footprints.add(op)
 
     def check_whole(self) -> None:
-        """After the run: no memory was replaced, and no weight that was written shares its memory."""
+        """After the run: note memory that was replaced last; no weight that was written shares its memory."""
         self.check_places(range(len(self.outside)))
-        self._check_no_rebinding(len(self.segment.calls) + 1)
         self.check_overwritten()
 
-    def _check_no_rebinding(self, starts: int) -> None:
-        if starts != len(self.number_starts):  # an assignment to ``.data`` was noticed, and noted
-            raise CaptureError(
-                f"{user_line()}: the .data of a tensor is replaced in a loop that is not marked\n"
-                "  write into the tensor in place (weight.data.mul_(mask)), or mark the loop with ffc.fori_loop"
-            )
+    def _rebind(self, handle: int, was: Place) -> None:
+        super()._rebind(handle, was)
+        self.number_starts.append(self.number_starts[-1])  # numbers that are there already are of the call to come
+        self.segment.sources[-1] = self.footprints.add_here(REBIND)
+        self.memory.weights.setdefault(handle, []).append(len(self.segment.calls) - 1)
+        self._copy()
+
+    def _overwrite(self, func: Any, t: Tensor) -> None:
+        super()._overwrite(func, t)
+        self.memory.weights.setdefault(self._foreign[storage_of(t)], []).append(len(self.segment.calls))
+        self.memory.of_weights.add(self._number(storage_of(t)))
 
     def _hold(self, t: Tensor, token: Token) -> None:
         self.memory.of[token] = self._number(storage_of(t))
@@ -83,6 +92,14 @@ class FlatRecorder(Recorder):
 
     def _died(self, key: int, storage: int) -> None:
         super()._died(key, storage)
+        self._retire(storage)
+
+    def _leave(self, storage: int, handle: int) -> None:
+        super()._leave(storage, handle)
+        self._retire(storage)
+
+    def _retire(self, storage: int) -> None:
+        """A storage that nobody holds any more, as far as is known, may be another's from now on."""
         if storage not in self._tenants and storage not in self._foreign:
             self._storages.pop(storage, None)
 

@@ -104,9 +104,9 @@ class Functional:
     """Builds the fx graph of one segment.
 
     ``columns``: for each number of the segment its value at every step (one value for prologue and epilogue).
-    ``shape_of`` gives the shapes of the tensors that the segment is handed. What its tests looked at are further
-    outputs of the graph, in order; and last the values, at the end of the segment, of the tensors from outside that are
-    ``final``.
+    ``shape_of`` gives the shapes of the tensors that the segment is handed. What is left behind, and what its tests
+    looked at, are further outputs of the graph, in order; and last the values, at the end of the segment, of the
+    tensors from outside that are ``final``.
     """
 
     def __init__(
@@ -140,7 +140,8 @@ class Functional:
             self._call(position, call)
         results = [r for r in self.segment.results if isinstance(r, TOKENS)]
         tested = [test.node for test in self.tests]
-        outputs = [*map(self.read, results), *tested, *map(self.read, self.final)]
+        behind = [token for token in self.segment.behind if token is not None]
+        outputs = [*map(self.read, results), *map(self.read, behind), *tested, *map(self.read, self.final)]
         self.graph.output(tuple(outputs))
         self.graph.erase_node(self._anchor)
         self.graph.eliminate_dead_code()
@@ -161,7 +162,7 @@ class Functional:
     def read(self, token: Token) -> Any:
         """The present value of a tensor."""
         if token in self._literals and token not in self._roots:
-            return self._constant(self._literals[token])
+            return self._constant(token, self._literals[token])
         alias = self._aliases.get(token)
         if alias is None:
             return self._roots[token][0] if token in self._roots else self._enter(_key(token), token)
@@ -220,20 +221,28 @@ class Functional:
         self._roots[token] = (self.inputs[key], 0)
         return self.inputs[key]
 
-    def _constant(self, literal: Literal) -> fx.Node:
+    def _constant(self, token: Token, literal: Literal) -> fx.Node:
         count = torch.Size(literal.shape).numel()
         columns = self.columns[literal.first : literal.first + count]
         if not all(_constant(column) for column in columns):
-            raise CaptureError(
-                f"a tensor made from numbers that differ from step to step is used at {self._source}\n"
-                "  index with the loop's integer instead, or build the tensor before the loop and slice it"
-            )
+            node = self._of_numbers(literal, columns)
+            self._roots[token] = (node, 0)
+            return node
         numbers = tuple(column[0] for column in columns)
         key = LiteralKey(literal.dtype, literal.shape, numbers, tuple(map(exact_number, numbers)))
         if key not in self.inputs:
             with self.graph.inserting_before(self._anchor):
                 self.inputs[key] = self.graph.placeholder(f"input{len(self.inputs)}")
         return self.inputs[key]
+
+    def _of_numbers(self, literal: Literal, columns: Sequence[tuple[int | float, ...]]) -> fx.Node:
+        """A tensor that is made from other numbers in each step, by operators."""
+        numbers = [c[0] if _constant(c) else self._step(c) for c in columns]
+        dtype = {"dtype": literal.dtype}
+        if len(set(columns)) == 1:
+            return self.emit(aten.full.default, (list(literal.shape), numbers[0]), dtype)
+        parts = [self.emit(aten.full.default, ([1], number), dtype) for number in numbers]
+        return self.emit(aten.reshape.default, (self.emit(aten.cat.default, (parts,)), list(literal.shape)))
 
     # ------------------------------------------------------------------------------------------ calls
 

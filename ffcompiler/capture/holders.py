@@ -19,11 +19,21 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import nn
 
-from ..errors import CaptureError
-from ..trees import flatten, unflatten
-from .surroundings import PLAIN, View, is_library, look
+from ..given import is_library
+from .reach import PLAIN
+from .surroundings import View, look
 
 Entries: TypeAlias = dict[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Where something is held: the ``thing`` at this path, or a ``part`` of it, under ``key``."""
+
+    thing: str
+    part: str
+    key: Any
+    name: str = field(compare=False)  # for people, and for programs
 
 
 class Holder(Protocol):
@@ -34,6 +44,15 @@ class Holder(Protocol):
         """For people."""
         ...
 
+    @property
+    def part(self) -> str:
+        """Of the thing that it belongs to; empty for the thing itself."""
+        ...
+
+    def hold(self, key: Any, value: Any) -> None:
+        """One value, under a key that a `Spot` has."""
+        ...
+
     def entries(self) -> Entries: ...
 
     def put(self, entries: Mapping[Any, Any]) -> None:
@@ -42,9 +61,14 @@ class Holder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Dict:
+class Dict:
     name: str
     held: dict[Any, Any]
+    part: str = ""
+    attributes: bool = False  # of an object, and not the entries of a dictionary
+
+    def hold(self, key: Any, value: Any) -> None:
+        self.held[key] = value
 
     def entries(self) -> Entries:
         return dict(self.held)
@@ -58,9 +82,13 @@ class _Dict:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sequence:
+class Sequence:
     name: str
     held: list[Any] | deque[Any]
+    part: str = ""
+
+    def hold(self, key: Any, value: Any) -> None:
+        self.held[key] = value
 
     def entries(self) -> Entries:
         return dict(enumerate(self.held))
@@ -72,9 +100,13 @@ class _Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class _Set:
+class Set:
     name: str
     held: set[Any]
+    part: str = ""
+
+    def hold(self, key: Any, value: Any) -> None:
+        raise AssertionError("nothing is left in sets")
 
     def entries(self) -> Entries:
         return {value: value for value in self.held}
@@ -85,11 +117,18 @@ class _Set:
 
 
 @dataclass(frozen=True, slots=True)
-class _Variables:
+class Variables:
     """Those outside of a function that it, or a function inside it, assigns: ``global``, and ``nonlocal``."""
 
     name: str
     function: Any
+    part: str = ""
+
+    def hold(self, key: Any, value: Any) -> None:
+        if key in self.function.__code__.co_freevars:
+            self.function.__closure__[self.function.__code__.co_freevars.index(key)].cell_contents = value
+        else:
+            self.function.__globals__[key] = value
 
     def entries(self) -> Entries:
         known, names = self.function.__globals__, _assigned(self.function.__code__)
@@ -115,9 +154,13 @@ class _Variables:
 
 
 @dataclass(frozen=True, slots=True)
-class _Generator:
+class Generator:
     name: str
     held: torch.Generator
+    part: str = ""
+
+    def hold(self, key: Any, value: Any) -> None:
+        raise AssertionError("nothing is left in generators")
 
     def entries(self) -> Entries:
         return {"state": bytes(self.held.get_state().numpy())}
@@ -136,25 +179,55 @@ def _assigned(code: CodeType) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _holders(view: View) -> Iterator[Holder]:
-    for value in view.things():
-        kind = type(value).__name__
-        if isinstance(value, nn.Module):
-            own = {**vars(value)}
-            yield _Dict(kind, vars(value))
-            yield from (_Dict(kind, own[name]) for name in ("_parameters", "_buffers") if name in own)
-        elif isinstance(value, list | deque):
-            yield _Sequence(kind, value)
-        elif isinstance(value, dict):
-            yield _Dict(kind, value)
-        elif isinstance(value, set):
-            yield _Set(kind, value)
-        elif isinstance(value, torch.Generator):
-            yield _Generator("torch.Generator", value)
-        elif inspect.isfunction(value):
-            yield _Variables(value.__name__, value)
-        elif not isinstance(value, type) and not is_library(type(value)) and hasattr(value, "__dict__"):
-            yield _Dict(kind, vars(value))
+def _holders(view: View) -> Iterator[tuple[str, Holder]]:
+    """All that hold things, each with the path of what it belongs to."""
+    for path, value in view.things():
+        yield from ((path, holder) for holder in _of_thing(value))
+
+
+def _of_thing(value: Any) -> Iterator[Holder]:
+    kind = type(value).__name__
+    if isinstance(value, nn.Module):
+        own = {**vars(value)}
+        yield Dict(kind, vars(value), attributes=True)
+        yield from (
+            Dict(kind, own[name], name, True) for name in ("_parameters", "_buffers") if isinstance(own.get(name), dict)
+        )
+    elif isinstance(value, list | deque):
+        yield Sequence(kind, value)
+    elif isinstance(value, dict):
+        yield Dict(kind, value)
+    elif isinstance(value, set):
+        yield Set(kind, value)
+    elif isinstance(value, torch.Generator):
+        yield Generator("torch.Generator", value)
+    elif inspect.isfunction(value):
+        yield Variables(value.__name__, value)
+    elif not isinstance(value, type) and not is_library(type(value)) and hasattr(value, "__dict__"):
+        yield Dict(kind, vars(value), attributes=True)
+
+
+def held_at(view: View, spot: Spot) -> Any:
+    """What is held in a spot now; None if nothing is."""
+    holder = _found(view, spot)
+    entries = {} if holder is None else holder.entries()
+    return next((value for key, value in entries.items() if _plain(holder, key) == spot.key), None)
+
+
+def put(view: View, spot: Spot, value: Any) -> None:
+    """Hold ``value`` in a spot; nothing is done where its thing is no longer there."""
+    if (holder := _found(view, spot)) is not None:
+        holder.hold(spot.key, value)
+
+
+def _found(view: View, spot: Spot) -> Holder | None:
+    thing = view.at(spot.thing)
+    return next((holder for holder in _of_thing(thing) if holder.part == spot.part), None)
+
+
+def _plain(holder: Holder | None, key: Any) -> Any:
+    """A variable of an enclosing function by its name alone."""
+    return key[0] if isinstance(holder, Variables) and isinstance(key, tuple) else key
 
 
 @dataclass(slots=True)
@@ -162,118 +235,72 @@ class Held:
     """What all holders in a function's reach held at one time."""
 
     view: View
-    was: list[tuple[Holder, Entries]] = field(init=False)
+    was: list[tuple[str, Holder, Entries]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.was = [(holder, holder.entries()) for holder in _holders(self.view)]
+        self.was = [(path, holder, holder.entries()) for path, holder in _holders(self.view)]
 
-    def moved(self) -> Iterator[tuple[Holder, Any, Any, Any]]:
-        """Holder, key, what it held then, and what it holds now, where these are not the same."""
-        for holder, then in self.was:
+    def moved(self) -> Iterator[Moved]:
+        """What is held otherwise now."""
+        for path, holder, then in self.was:
             now = holder.entries()
-            for key in then.keys() | now.keys():
-                was, is_ = then.get(key, _NOTHING), now.get(key, _NOTHING)
+            for key in dict.fromkeys((*then, *now)):
+                was, is_ = then.get(key, NOTHING), now.get(key, NOTHING)
                 if not _same(was, is_):
-                    yield holder, key, was, is_
+                    yield Moved(path, holder, key, was, is_)
 
     def restore(self) -> None:
         """All as it was then."""
-        for holder, then in self.was:
+        for _, holder, then in self.was:
             holder.put(then)
 
 
-_NOTHING = object()
+NOTHING = object()
 """Held under a key that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a holder, of the thing at ``path``, held under a key then, and what it holds now."""
+
+    path: str
+    holder: Holder
+    key: Any
+    was: Any
+    now: Any
+
+    @property
+    def told(self) -> str:
+        return f"{_plain(self.holder, self.key)!r} of {self.holder.name}"
+
+    @property
+    def spot(self) -> Spot | None:
+        """Where another call can leave the same; None for a place in a list, or in a set, that is not always there."""
+        holder = self.holder
+        if isinstance(holder, Set | Generator) or (isinstance(holder, Sequence) and NOTHING in (self.was, self.now)):
+            return None
+        return Spot(self.path, holder.part, _plain(holder, self.key), self.name)
+
+    @property
+    def at(self) -> str:
+        """Its path in a view."""
+        return f"{self.path}.{self.name}".lstrip(".") if isinstance(self.holder, Variables) else self.name
+
+    @property
+    def name(self) -> str:
+        """By where it is found."""
+        holder, key = self.holder, _plain(self.holder, self.key)
+        if isinstance(holder, Variables) or (isinstance(holder, Dict) and holder.attributes):
+            return f"{self.path}.{key}".lstrip(".")
+        return f"{self.path}[...]" if isinstance(holder, Set) else f"{self.path}[{key!r}]"
 
 
 def _same(a: Any, b: Any) -> bool:
     return a is b or (isinstance(a, PLAIN) and type(a) is type(b) and a == b)
 
 
-@dataclass(slots=True)
-class Anew:
-    """A function each of whose runs begins with what its surroundings hold at the time of ``begin``.
-
-    What the first run loads, and the second finds, is loaded once and stays. What each run moves is the function's
-    state: `end` leaves it as it was before the first one.
-    """
-
-    function: Callable[..., Any]
-    _before: Held = field(init=False)
-    _loaded: Held | None = field(init=False, default=None)
-    _state: set[tuple[int, Any]] = field(init=False, default_factory=set)
-
-    def __post_init__(self) -> None:
-        self._before = Held(look(self.function))
-
-    def begin(self, view: View) -> None:
-        """The first run is over; ``view`` is what is in reach now."""
-        self._loaded = Held(view)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        assert self._loaded is not None
-        self._loaded.restore()
-        try:
-            return self.run(*args, **kwargs)
-        finally:
-            self._state |= {(id(_of(holder)), key) for holder, key, _, _ in self._loaded.moved()}
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The function with containers of its own for its arguments. Raises: `CaptureError` if it changes one."""
-        leaves, tree = flatten((args, kwargs))
-        own, named = unflatten(tree, [leaf for _, leaf in leaves])
-        result = self.function(*own, **named)
-        after, left = flatten((own, named))
-        if tree != left or any(a is not b for (_, a), (_, b) in zip(leaves, after, strict=True)):
-            raise CaptureError(
-                "the function changes a list or a dict that it is given; a compiled call would not\n"
-                "  return what is to be handed on, or make a copy where the function begins"
-            )
-        return result
-
-    def check(self, read: Callable[[torch.Tensor], bool]) -> tuple[str, ...]:
-        """The names under which a run leaves tensors, which the next one does not read.
-
-        Raises: `CaptureError` for a tensor that was ``read``, and for a number or a text: the next run begins with it.
-        """
-        assert self._loaded is not None
-        left: list[str] = []
-        for holder, key, was, now in self._loaded.moved():
-            name = key[0] if isinstance(key, tuple) else key
-            if _is_tensor(now):
-                left.append(f"{name!r} of {holder.name}")
-            if isinstance(holder, _Generator) or not (isinstance(was, PLAIN) or (_is_tensor(was) and read(was))):
-                continue
-            if isinstance(now, PLAIN) or _is_tensor(now):
-                raise CaptureError(
-                    f"each call of the function leaves something else in {name!r} of {holder.name}, which the next one "
-                    "begins with; a compiled call would leave it as it is\n"
-                    "  give it as an argument and return it, or set it where the function begins"
-                )
-        return tuple(left)
-
-    def undo(self) -> None:
-        """All as it was before the first run."""
-        self._before.restore()
-
-    def end(self) -> None:
-        """Its state as it was before the first run, and what was loaded as it is."""
-        assert self._loaded is not None
-        self._loaded.restore()
-        for holder, then in self._before.was:
-            own = {key for held, key in self._state if held == id(_of(holder))}
-            if own:
-                now = holder.entries()
-                kept = {key: value for key, value in now.items() if key not in own}
-                holder.put(kept | {key: then[key] for key in own if key in then})
-
-
-def _of(holder: Holder) -> Any:
-    return holder.function if isinstance(holder, _Variables) else holder.held  # type: ignore[attr-defined]
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)
+def held_by(holder: Holder) -> Any:
+    return holder.function if isinstance(holder, Variables) else holder.held  # type: ignore[attr-defined]
 
 
 @contextmanager

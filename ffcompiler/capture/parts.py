@@ -210,7 +210,19 @@ class _Section:
                 calls.append(Call(aten.stack.default, (parts,), (), (_stacked(self.flat, key),)))
                 sources.append(of.sources[self.loop.start])
                 results.append(Made(len(calls) - 1, 0))
-        return Segment(calls, list(of.numbers[first:last]), sources, tuple(results))
+        behind = tuple(map(self._behind, of.behind))
+        return Segment(calls, list(of.numbers[first:last]), sources, tuple(results), behind=behind)
+
+    def _behind(self, token: Token | None) -> Token | None:
+        """What the function leaves in an attribute, if it is this section that makes it, or writes it last."""
+        if isinstance(token, Outside):
+            return token if self.begin == 0 else None
+        memory, after = self.flat.memory, len(self.flat.segment.calls)
+        if not isinstance(token, Made) or token.call >= self.end or memory.written(token, self.end, after):
+            return None
+        if token.call < self.begin and not (token in self.given and memory.written(token, self.begin, self.end)):
+            return None  # an earlier section leaves it
+        return self._place(token)
 
     def _is_earlier(self, token: Token) -> bool:
         if isinstance(token, Made):
@@ -245,7 +257,7 @@ class _Section:
         of = {self._place(t): s for t, s in was.of.items() if not isinstance(t, Made) or self._is_known(t)}
         calls = range(self.begin, self.end)
         writes = {s: [c - self.begin for c in at if c in calls] for s, at in was.writes.items()}
-        return Memory(of, writes)
+        return Memory(of, writes, {}, was.of_weights)
 
     def _is_known(self, token: Made) -> bool:
         return self.begin <= token.call < self.end or token in self.given

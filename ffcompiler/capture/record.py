@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -39,8 +39,10 @@ from .facts import (
     user_line,
     validates,
 )
+from .restore import Kept
 
 aten = torch.ops.aten
+Span: TypeAlias = tuple[int, int]
 INPUT = frozenset({-1})
 """The taint of what depends on arguments, on the state, or on random numbers."""
 LITERAL_LIMIT = 16
@@ -145,14 +147,15 @@ class Segment:
     sources: list[str] = field(default_factory=list)
     results: tuple[Hashable, ...] = ()
     tests: list[bool] = field(default_factory=list)  # how each test on values came out
+    behind: tuple[Token | None, ...] = ()  # what is left in attributes and entries, as far as this segment knows it
 
 
 class Recorder(Dispatching):
     """Records every ATen call into the current segment. One per capture; not shared between threads."""
 
-    def __init__(self, inputs: Iterable[Tensor], before_write: Callable[[Tensor], None] | None = None) -> None:
+    def __init__(self, inputs: Iterable[Tensor], kept: Kept | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.before_write = before_write  # told of each write into a tensor that the run has not made
+        self.kept = kept  # told of each write into a tensor that the run has not made
         self.in_loop = False
         self.overwritten: dict[int, str] = {}  # handles of the weights that steps write, and where they do
         self.rebound: set[int] = set()  # those of them that take on other memory
@@ -168,7 +171,9 @@ class Recorder(Dispatching):
         self._local: dict[int, Token] = {}  # of this segment, by id
         self._global: dict[int, Outside] = {}  # of all segments, by id
         self._alive: dict[int, weakref.ref[Tensor]] = {}  # the same, in the order in which they were made
-        self._latest: dict[Place, Token] = {}  # of this segment: what was last made there, though its name may be gone
+        self._latest: dict[int, dict[Place, Token]] = {}  # of this segment, by storage: what was last made there
+        self._moving: tuple[int, ...] = ()  # handles of those whose memory earlier runs have replaced
+        self._in_place: dict[int, Span] = {}  # of weights that were written where they began
         self._homes: dict[int, int] = {}  # of this segment, by id: the storage that each was made in
         self._tenants: Counter[int] = Counter()  # how many of them live in each storage
         self._lasting: set[int] = set()  # storages of what is outside, which is kept alive
@@ -184,6 +189,8 @@ class Recorder(Dispatching):
         for t in inputs:
             self._meet(t)
         self._arguments = len(self.outside)
+        moved = () if kept is None else kept.moved()
+        self._moving = tuple((self._global.get(id(t)) or self._meet(t)).handle for t in moved)
 
     # ------------------------------------------------------------------------------------------ segments
 
@@ -218,6 +225,8 @@ class Recorder(Dispatching):
         self._tenants[storage] -= 1
         if self._tenants[storage] == 0:
             del self._tenants[storage]
+            self._note_taken(storage)
+            self._latest.pop(storage, None)
             self._forget(storage)
 
     def _forget(self, storage: int) -> None:
@@ -296,6 +305,7 @@ class Recorder(Dispatching):
 
     def look(self) -> None:
         """Before each call."""
+        self.check_places(self._moving)
 
     def draw(self, op: str, out: Tensor, numbers: Sequence[int | float]) -> Tensor:
         """Fresh numbers in ``out``, as a call of `Drawing` in the segment."""
@@ -337,8 +347,8 @@ class Recorder(Dispatching):
         return bool(self._taint_of(arguments) & INPUT)
 
     def _is_test(self, t: Tensor) -> bool:
-        """Whether Python is told the truth of a boolean that depends on inputs; not to refuse a distribution."""
-        return t.dtype == torch.bool and self.depends_on_inputs(t) and not validates()
+        """Whether Python is told the truth of a boolean that depends on inputs."""
+        return t.dtype == torch.bool and self.depends_on_inputs(t)
 
     def _test(self, t: Tensor) -> bool:
         """The truth of a boolean that depends on inputs: the way that the function goes from here on rests on it."""
@@ -397,8 +407,8 @@ class Recorder(Dispatching):
 
     def _overwrite(self, func: Any, t: Tensor) -> None:
         """A step may write a weight (``weight.data *= mask``); nothing else that exists outside the loop's state."""
-        if self.before_write is not None:
-            self.before_write(t)
+        if self.kept is not None:
+            self.kept.before_write(t)
         handle = self._foreign.get(storage_of(t), -1)
         if not self.in_loop or self._is_argument(handle) or storage_of(t) in self._closed or func in UNDECLARED:
             counts = func in UNDECLARED
@@ -408,6 +418,9 @@ class Recorder(Dispatching):
                 + ("\n  batch norm in training mode writes its statistics: model.eval() makes it read them" * counts)
             )
         self.overwritten.setdefault(handle, user_line())
+        if handle not in self.rebound and handle not in self._in_place:
+            self._in_place[handle] = span_of(t)
+            self._check_apart(handle, span_of(t))
 
     def _is_argument(self, handle: int) -> bool:
         return self._arguments is None or handle < self._arguments
@@ -420,7 +433,8 @@ class Recorder(Dispatching):
             if id(r) not in self._local and id(r) not in self._global:  # else it is the written, or an own, argument
                 made = Made(call, output)
                 self._hold(r, made)
-                self._latest[place_of(r)] = made
+                place = place_of(r)
+                self._latest.setdefault(place.storage, {})[place] = made
                 self._made[id(r)] = r
             if taint:
                 storage = storage_of(r)
@@ -484,6 +498,16 @@ class Recorder(Dispatching):
             )
         return known or self._meet(t)
 
+    def left_behind(self, t: Tensor) -> Token | None:
+        """What is known of a tensor that the function leaves behind; None if that is no value of this segment."""
+        local = self._local.get(id(t))
+        if local is not None:
+            return local if self._homes[id(t)] == storage_of(t) else None
+        known = self._global.get(id(t))
+        if known is None or storage_of(t) in self._written:
+            return None
+        return known if self._is_argument(known.handle) or storage_of(t) in self._closed else None
+
     def _meet(self, t: Tensor) -> Outside:
         """First sight of a tensor that no recorded call made: an argument, a weight, a closed-over constant."""
         if self._made.get(id(t)) is t:
@@ -507,10 +531,18 @@ class Recorder(Dispatching):
             if place is not None and place_of(self.outside[handle]) != place:
                 self._rebind(handle, place)
 
+    def _note_taken(self, storage: int) -> None:
+        """Before it is forgotten what was made in a storage: a weight may have taken it over. Raises nothing."""
+        made = self._latest.get(storage, {})
+        for handle in self._moving if self.in_loop and made else ():
+            was, now = self._places[handle], place_of(self.outside[handle])
+            if now != was and now in made and not self._is_argument(handle):
+                self._rebind(handle, was)
+
     def _rebind(self, handle: int, was: Place) -> None:
         t = self.outside[handle]
         now = place_of(t)
-        source = self._latest.get(now)
+        source = self._latest.get(now.storage, {}).get(now)
         if not self.in_loop or self._is_argument(handle) or source is None:
             raise CaptureError(
                 f"the .data of a tensor from outside the loop ({was.type}) is replaced, as seen at {user_line()}\n"
@@ -519,12 +551,23 @@ class Recorder(Dispatching):
         line = self.segment.sources[source.call] if isinstance(source, Made) else user_line()
         self.segment.calls.append(Call(REBIND, (Outside(handle), source), (), (tensor_type(t),)))
         self.segment.sources.append(line)
-        if self._foreign.get(was.storage) == handle:
-            del self._foreign[was.storage]
-        self._foreign[now.storage], self._places[handle] = handle, now
-        self._taint[now.storage] = INPUT
+        self._places[handle] = now
+        self._leave(was.storage, handle)
+        self._foreign[now.storage], self._taint[now.storage] = handle, INPUT
+        self._lasting.add(now.storage)
         self.rebound.add(handle)
         self.overwritten.setdefault(handle, line)
+
+    def _leave(self, storage: int, handle: int) -> None:
+        """The weight ``handle`` has gone from a storage; if no other is there, that may be given to anything now."""
+        others = (other for other, place in self._places.items() if place.storage == storage)
+        if (other := next(others, None)) is not None:
+            self._foreign[storage] = other
+        elif self._foreign.get(storage) == handle:
+            del self._foreign[storage]
+            self._lasting.discard(storage)
+            if storage not in self._tenants:
+                self._forget(storage)
 
     def _check_home(self, t: Tensor) -> None:
         """What the function has made is in the memory where it was made."""
@@ -548,14 +591,19 @@ class Recorder(Dispatching):
         """No other tensor that the function uses lies in the memory of one that steps write."""
         if not self.overwritten:
             return
-        spans = [(span_of(t), handle) for handle, t in enumerate(self.outside)]
-        for handle, line in self.overwritten.items():
-            start, end = span_of(self.outside[handle])
-            if any(a < end and start < b for (a, b), other in spans if other != handle):
-                raise CaptureError(
-                    f"the weight that is written at {line} shares its memory with another tensor that the function "
-                    "uses\n  read it under one name, or clone it"
-                )
+        for handle in self.overwritten:
+            self._check_apart(handle, span_of(self.outside[handle]))
+        for handle, span in self._in_place.items():
+            self._check_apart(handle, span)
+
+    def _check_apart(self, handle: int, span: Span) -> None:
+        start, end = span
+        others = (span_of(t) for other, t in enumerate(self.outside) if other != handle)
+        if any(a < end and start < b for a, b in others):
+            raise CaptureError(
+                f"the weight that is written at {self.overwritten[handle]} shares its memory with another tensor that "
+                "the function uses\n  read it under one name, or clone it"
+            )
 
     def _add_outside(self, t: Tensor) -> Outside:
         self.outside.append(t)

@@ -62,6 +62,15 @@ class Footprints:
         self.numbers.append(self._known.setdefault((op, place), len(self._known)))
         return self._lines[place]
 
+    def add_here(self, op: Any) -> str:
+        """What was noticed after the last call, as if it had been made from the same place."""
+        place = self.places[-1] if self.places else self._places.setdefault((), len(self._places))
+        if place == len(self._lines):
+            self._lines.append(user_line())
+        self.places.append(place)
+        self.numbers.append(self._known.setdefault((op, place), len(self._known)))
+        return self._lines[place]
+
     def repeats(self, begin: int = 0, end: int | None = None) -> list[Repeat]:
         """Possible loops among the calls ``begin .. end - 1``: most calls first, then the shortest steps."""
         end = len(self.numbers) if end is None else end

@@ -325,14 +325,14 @@ class _Roll:
     def _check_weights(self) -> None:
         """Weights are written by steps only."""
         for handle in self.overwritten:
-            storage = self.flat.memory.of.get(Outside(handle), -1)
-            for call in self.flat.memory.writes.get(storage, ()):
+            for call in self.flat.memory.weights[handle]:
                 if not self.repeat.start <= call < self.repeat.end:
                     raise NotRolledError(f"{self.flat.segment.sources[call]} writes into a weight outside the loop")
 
     def _check_memory(self, columns: Sequence[Sequence[Slot]]) -> None:
-        """What steps write in place goes by one name between steps."""
-        names: dict[int, set[Hashable]] = {}
+        """What steps write in place goes by one name between steps; a weight goes by its own."""
+        of_weights = self.flat.memory.of_weights if self.overwritten else ()
+        names: dict[int, set[Hashable]] = {storage: {None} for storage in of_weights}
         for column in columns:
             for slot in dict.fromkeys(column):
                 token = self._token(slot, len(column) - 1) if isinstance(slot, Earlier) else slot

@@ -18,6 +18,7 @@ from ..graph import TensorType
 from ..loops import Body, Scan, drive_loops
 from ..randomness import States
 from ..trees import flatten, unflatten
+from .behind import Left, left_by
 from .draws import unvalidated
 from .facts import tensor_type, user_line
 from .noise import drawn_anew
@@ -64,6 +65,8 @@ class Run:
     collected: int = 0  # how many of a step's results are kept besides the state
     given: dict[Outside, Tensor] | None = None  # of a later part of a function: what earlier ones hand on
     left: tuple[Tensor, ...] = ()  # what was collected: of a run that left steps out, not what the steps left
+    behind: tuple[Left, ...] = ()  # what the function has left in attributes and entries
+    left_behind: tuple[Tensor, ...] = ()  # the tensors in it
 
     def record(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Run:
         self.prologue = self.recorder.segment
@@ -84,6 +87,8 @@ class Run:
         self.recorder.check_places(range(len(self.recorder.outside)))
         self.recorder.check_overwritten()
         self.epilogue.results = tuple(self.recorder.token(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+        self.behind, self.left_behind = left_by(function, self.recorder, self.result)
+        self.epilogue.behind = tuple(token for one in self.behind for token in one.tokens)
         return self
 
     def run(self, lo: int, hi: int, body: Body, init: Any) -> Any:

@@ -70,6 +70,7 @@ _SPELLED: Mapping[Any, Callable[..., Any]] = {
     torch.equal: equal,
     Tensor.allclose: allclose,
     torch.allclose: allclose,
+    torch._is_all_true: Tensor.all,  # so `torch.distributions` asks
 }
 _LEAVING: frozenset[Any] = frozenset({Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__})
 """They give Python values without calling an operator that would be recorded."""

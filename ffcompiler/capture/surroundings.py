@@ -7,40 +7,25 @@ plan is stale.
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
-import os
-import sys
-import zlib
-from argparse import Namespace
-from collections import UserDict, UserList, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
-from enum import Enum
-from fractions import Fraction
-from types import CodeType, MappingProxyType, ModuleType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from ..constants import Same
 from ..errors import CaptureError
+from ..given import Bound, is_library
+from .instances import CONTAINERS, in_container, in_instance, whole
+from .reach import DEPTH, PLAIN, code_of, in_callable, in_class, in_function, is_plain
 
-DEPTH = 60
-"""How many objects deep is looked; a function with deeper ones in reach is not watched, and so not compiled."""
 MAX_THINGS = 20_000
 """A function with more in reach is not watched, and so not compiled."""
-
-_OWN = __name__.partition(".")[0]
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Enum, np.generic)
-_PRINTED = (range, slice, bytearray, Fraction, Decimal)
-"""Types whose instances are what ``repr`` says."""
-_NAMESPACES = (SimpleNamespace, Namespace, UserDict, UserList)
-"""Types of the standard library whose instances hold what the user puts there."""
-_CONTAINERS = (list, tuple, set, frozenset, dict, deque)
+FLAG = ".requires_grad"
 _MODULE_STATE = frozenset({"_parameters", "_buffers", "_modules"})
 
 
@@ -59,9 +44,13 @@ class View:
     def modules(self) -> list[nn.Module]:
         return [thing for thing in self._seen.values() if isinstance(thing, nn.Module)]
 
-    def things(self) -> list[Any]:
-        """All that was looked into: what may hold other things."""
-        return list(self._seen.values())
+    def things(self) -> list[tuple[str, Any]]:
+        """All that was looked into, what may hold other things, each with its path."""
+        return [(self._first[key], value) for key, value in self._seen.items()]
+
+    def at(self, path: str) -> Any:
+        """The thing at a path; None if there is none."""
+        return next((value for where, value in self.things() if where == path), None)
 
     def changes(self, then: Mapping[str, Hashable]) -> str | None:
         """The first thing that is not as it was ``then``."""
@@ -70,18 +59,23 @@ class View:
                 return f"{path} is gone"
             if self.others[path] != was:
                 return f"{path} has changed"
-        new = next((path for path in self.others if path not in then), None)
+        new = next((path for path in self.others if path not in then and not self._is_flag(path)), None)
         return None if new is None else f"{new} is new"
+
+    def _is_flag(self, path: str) -> bool:
+        """Of a tensor that is new, and that therefore nothing has been computed with."""
+        return path.endswith(FLAG) and path.removesuffix(FLAG) in self.tensors
 
     # ------------------------------------------------------------------------------------------ the walk
 
     def look_at(self, value: Any, path: str, depth: int = 0) -> None:
         if isinstance(value, Tensor):
             self.tensors[path] = value
-            if value.requires_grad:  # matmul chooses its kernels by that
-                self.others[f"{path}.requires_grad"] = True
-        elif isinstance(value, PLAIN):
+            self.others[f"{path}{FLAG}"] = value.requires_grad  # matmul chooses its kernels by that
+        elif is_plain(value):
             self.others[path] = _comparable(value)
+        elif isinstance(value, Same):
+            self.others[path] = value
         elif id(value) in self._seen:
             self.others[path] = ("as", self._first[id(value)])
         else:
@@ -100,17 +94,14 @@ class View:
     def _inside(self, value: Any, path: str) -> Iterator[tuple[str, Any]]:
         """The named things in a value; notes what stands for the value itself."""
         if callable(value) and not isinstance(value, nn.Module):
-            self.others[f"{path}()"] = _code(value)
+            self.others[f"{path}()"] = code_of(value)
         if isinstance(value, nn.Module):
             yield from self._module(value, path)
-        elif isinstance(value, (*_CONTAINERS, MappingProxyType)):
+        elif isinstance(value, (*CONTAINERS, MappingProxyType)):
             yield from self._container(value, path)
-            if type(value) not in _CONTAINERS and not is_library(type(value)):
-                yield from _attributes(value)
-        elif isinstance(value, _PRINTED):
-            self.others[path] = (type(value).__name__, repr(value))
-        elif isinstance(value, np.ndarray):
-            self.others[path] = (value.shape, str(value.dtype), zlib.crc32(np.ascontiguousarray(value).tobytes()))
+            yield from in_container(value)
+        elif (found := whole(value)) is not None:
+            self.others[path] = found
         else:
             yield from _parts(value)
 
@@ -123,32 +114,51 @@ class View:
             elif name not in _MODULE_PRIVATE:
                 yield name, value
         yield "class", type(module)
+        if isinstance(module, fx.GraphModule):
+            yield "code", module.code
 
     def _container(self, value: Any, path: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, set | frozenset):
             value = sorted(value, key=repr)
         entries = list(value.items() if isinstance(value, dict | MappingProxyType) else enumerate(value))
-        if all(isinstance(v, PLAIN) for _, v in entries):
-            self.others[path] = tuple((str(k), _comparable(v)) for k, v in entries)
+        if all(is_plain(v) for _, v in entries):
+            self.others[path] = tuple([(_key(k, i), _comparable(v)) for i, (k, v) in enumerate(entries)])
         else:
             self.others[path] = len(entries)
-            yield from ((f"[{k!r}]", v) for k, v in entries)
+            yield from ((_key(k, i), v) for i, (k, v) in enumerate(entries))
+        yield from ((f"key {_key(k, i)}", k) for i, (k, _) in enumerate(entries) if not _is_name(k))
 
 
 _MODULE_PRIVATE = frozenset(vars(nn.Module())) - {"training"}
 
 
 def look(function: Callable[..., Any]) -> View:
-    """What ``function`` can reach through closures, globals, defaults, ``self`` and whatever those hold."""
+    """What ``function`` can reach through closures, globals, defaults, ``self`` and whatever those hold.
+
+    Of a `Bound` one also what the objects hold that it is given: ``argument model.weight``, a name that no other has.
+    """
     view = View()
+    if isinstance(function, Bound):
+        for path, value in function.given:
+            view.look_at(value, f"argument {path}")
+        function = function.function
     view.look_at(function, "")
     if inspect.isfunction(function) and is_library(function):  # the user's function is looked into wherever it is from
-        for name, value in _in_function(function):
+        for name, value in in_function(function):
             view.look_at(value, name)
     of_all = nn.modules.module
     view.look_at([*of_all._global_forward_hooks.values()], "hooks of all modules")
     view.look_at([*of_all._global_forward_pre_hooks.values()], "pre-hooks of all modules")
     return view
+
+
+def unflagged(others: Mapping[str, Hashable], paths: Sequence[str]) -> dict[str, Hashable]:
+    """``others`` without whether the tensors at, or in what is at, these paths require gradients."""
+
+    def counts(path: str) -> bool:
+        return not path.endswith(FLAG) or not any(path.startswith((f"{at}.", f"{at}[")) for at in paths)
+
+    return {path: was for path, was in others.items() if counts(path)}
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
@@ -158,23 +168,11 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif inspect.ismethod(value):
         yield from (("self", value.__self__), ("function", value.__func__))
     elif inspect.isfunction(value) or hasattr(type(value), "cache_info"):
-        yield from _function(value)
+        yield from in_callable(value)
     elif isinstance(value, type):
-        yield from _class(value)
-    elif isinstance(value, property):
-        yield "get", value.fget
-    elif isinstance(value, _NAMESPACES) or not is_library(type(value)):
-        yield from _attributes(value)
-        yield "class", type(value)
-
-
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """Those in its ``__dict__``, and those in its slots that are set."""
-    yield from getattr(value, "__dict__", {}).items()
-    for base in type(value).__mro__:
-        for name, slot in vars(base).items():
-            if inspect.ismemberdescriptor(slot) and hasattr(value, name):
-                yield name, getattr(value, name)
+        yield from in_class(value)
+    else:
+        yield from in_instance(value)
 
 
 def _comparable(value: Any) -> Hashable:
@@ -183,112 +181,10 @@ def _comparable(value: Any) -> Hashable:
     return (type(value).__name__, value.hex() if isinstance(value, float) else value)
 
 
-def _code(value: Any) -> Hashable:
-    """What a call of a value runs: another function of the same name is another one."""
-    if hasattr(type(value), "cache_info"):
-        value = inspect.unwrap(value)
-    if inspect.isfunction(value):
-        return value.__code__
-    return type(value).__qualname__, str(getattr(value, "__module__", "")), str(getattr(value, "__qualname__", ""))
+def _key(key: Any, number: int) -> str:
+    """The name of an entry: its key, or its number where the key's text does not say which key it is."""
+    return f"[{key!r}]" if _is_name(key) else f"[#{number}]"
 
 
-def _function(value: Any) -> Iterator[tuple[str, Any]]:
-    if hasattr(type(value), "cache_info"):  # functools.cache: it holds what a call gives, if it takes no arguments
-        if value.cache_info().currsize == 1 and not inspect.signature(value).parameters:
-            yield "()", value()
-        value = inspect.unwrap(value)
-    if inspect.isfunction(value) and not is_library(value):
-        yield from _in_function(value)
-
-
-def _in_function(value: Any) -> Iterator[tuple[str, Any]]:
-    for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-        yield name, _cell(cell)
-    yield from _globals(value)
-    yield "defaults", value.__defaults__
-    yield "keyword defaults", value.__kwdefaults__
-    yield from vars(value).items()
-
-
-def _globals(function: Any) -> Iterator[tuple[str, Any]]:
-    """The globals that the code looks up; of a module among them, or imported inside, the attributes that it names."""
-    names = _names(function.__code__)
-    known = function.__globals__
-    for name in names.looked_up:
-        if name in known and name.isidentifier():  # others are no user's, but a tool's that rewrites code
-            yield from _named(name, known[name], names)
-    if "globals" in names.looked_up:
-        yield from ((name, value) for name, value in known.items() if isinstance(value, (*PLAIN, Tensor)))
-    for name in names.imported:
-        if name in sys.modules:
-            yield from _named(name, sys.modules[name], names)
-    if not {"environ", "getenv"}.isdisjoint(names.attributes):
-        yield "os.environ", dict(os.environ)
-
-
-def _named(name: str, value: Any, names: _Names, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, ModuleType):
-        yield name, value
-    elif not _is_library_name(value.__name__) and depth < DEPTH:
-        for inner in names.attributes:
-            if inner in vars(value):
-                yield from _named(f"{name}.{inner}", vars(value)[inner], names, depth + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """What the code of a function, and of functions defined inside it, looks up by name."""
-
-    looked_up: tuple[str, ...]  # as globals
-    attributes: tuple[str, ...]
-    imported: tuple[str, ...]  # modules
-
-
-@functools.lru_cache(maxsize=4096)
-def _names(code: CodeType) -> _Names:
-    looked_up, attributes, imported = dict[str, None](), dict[str, None](), dict[str, None]()
-    for instruction in dis.get_instructions(code):
-        name = instruction.argval
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            looked_up[name] = None
-        elif instruction.opname == "IMPORT_NAME":
-            imported[name] = None
-        elif isinstance(name, str) and instruction.opname.startswith(("LOAD_", "IMPORT_FROM")):
-            attributes[name] = None
-    for constant in code.co_consts:
-        if inspect.iscode(constant):
-            inner = _names(constant)
-            looked_up |= dict.fromkeys(inner.looked_up)
-            attributes |= dict.fromkeys(inner.attributes)
-            imported |= dict.fromkeys(inner.imported)
-    return _Names(tuple(looked_up), tuple(attributes), tuple(imported))
-
-
-def _class(kind: type) -> Iterator[tuple[str, Any]]:
-    """What the methods of a class reach, and its own attributes; those that it overrides under their class's name."""
-    seen: set[str] = set()
-    for base in kind.__mro__:
-        if not is_library(base):
-            for name, value in vars(base).items():
-                if not name.startswith("__") or inspect.isfunction(value):
-                    yield f"({base.__qualname__}){name}" if name in seen else name, getattr(value, "__func__", value)
-            seen |= vars(base).keys()
-
-
-def is_library(thing: Any) -> bool:
-    return _is_library_name(getattr(thing, "__module__", None) or "builtins")
-
-
-def _is_library_name(module: str) -> bool:
-    """Torch, numpy, the standard library and ourselves: code that holds no state of the user's."""
-    root = module.partition(".")[0]
-    if root == _OWN:
-        return not module.startswith(f"{_OWN}.zoo")
-    return root in ("torch", "numpy") or (root in sys.stdlib_module_names and root != "__main__")
-
-
-def _cell(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not assigned yet
-        return None
+def _is_name(key: Any) -> bool:
+    return isinstance(key, PLAIN) or (type(key) is tuple and all(isinstance(part, PLAIN) for part in key))

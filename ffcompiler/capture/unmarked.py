@@ -19,9 +19,11 @@ from ..errors import CaptureError
 from ..loops import Body, drive_loops, run_steps
 from ..randomness import States
 from ..trees import flatten
+from .behind import Left, left_by, where_known
 from .draws import unvalidated
 from .facts import exact_number, tensor_type
 from .flat import FlatRecorder, copied
+from .gradients import check_without
 from .layers import Watched
 from .parts import Handed, Joined, Section, attempts, given_values, sections, whole
 from .record import Outside, Segment, Token
@@ -65,6 +67,8 @@ class FlatRun:
     result: Any = None
     seconds: float = 0.0
     generators: States = field(default_factory=dict)
+    behind: tuple[Left, ...] = ()
+    left_behind: tuple[Tensor, ...] = ()
 
     @property
     def segment(self) -> Segment:
@@ -85,6 +89,7 @@ def warm_up(function: Callable[..., Any], call: Any, kept: Kept, whole: bool = F
         if driver.cut:  # what comes after the loop was given a state that is not the last
             return warm_up(function, call, kept, whole=True)
         if not _of_dynamo(error):
+            check_without(error, function, call, kept)
             raise
         torch.compiler.reset()  # what it has compiled while it was watched does not run otherwise
         raise CaptureError(
@@ -115,6 +120,8 @@ def record_flat(function: Callable[..., Any], call: Any, recorder: FlatRecorder)
     recorder.check_whole()
     leaves = [leaf for _, leaf in flatten(run.result)[0]]
     run.segment.results = tuple(recorder.token(leaf) for leaf in leaves if isinstance(leaf, Tensor))
+    run.behind, run.left_behind = left_by(function, recorder, run.result)
+    run.segment.behind = tuple(token for one in run.behind for token in one.tokens)
     return run
 
 
@@ -207,6 +214,7 @@ def straight(run: FlatRun, why: str) -> Run:
         line = next(iter(run.recorder.overwritten.values()))
         raise CaptureError(f"{why}\n  as a graph without a loop it cannot be kept either: {line} writes into a weight")
     made = Run(run.recorder, tree=flatten([])[1], epilogue=run.segment, result=run.result)
+    made.behind, made.left_behind = run.behind, run.left_behind
     made.generators, made.seconds, made.marked = run.generators, run.seconds, False
     return made
 
@@ -224,6 +232,9 @@ def kept_steps(count: int) -> tuple[int, ...]:
 def as_runs(run: FlatRun, cut: Sequence[Section]) -> list[Run]:
     """What recorded runs of the sections would have given, had their loops been marked."""
     runs = [_as_run(run, section) for section in cut]
+    behind = where_known(run.behind, [made.epilogue for made in runs])
+    for made in runs:
+        made.behind, made.left_behind = behind, run.left_behind
     for made, after in zip(runs, cut[1:], strict=False):
         made.result = given_values(run.recorder, after)
     for made, section in zip(runs[1:], cut[1:], strict=True):

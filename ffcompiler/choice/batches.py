@@ -16,11 +16,12 @@ from torch import Tensor
 from ..graph import Graph, TensorType
 from ..modes import as_recorded
 from ..plan import Alternative, Costs, Schedule
-from ..program import ArrayLoop, Program, Recurrence, Tables
+from ..program import ArrayLoop, Chain, Program, Recurrence, Tables
 from ..runtime.lift.lifted import Lifted
 from ..runtime.lift.window import Window
 from ..runtime.recurrent import needed_for
 from ..runtime.runner import Execution, Runner
+from .chain_copies import PASSES, ChainCopies
 from .choose import JACOBI, Outlook
 from .measure import Example
 from .timing import median_seconds
@@ -42,10 +43,10 @@ def with_larger_batches(
 ) -> tuple[Alternative, ...]:
     """The best of ``schedules`` at each of `BATCHES`, as far as there is time; none where costs cannot be told.
 
-    The blocks of a chain are computed one by one, and the steps of a repeated map are those of the loop: with more
-    samples what sweeps take, and what the loop takes, grow alike.
+    The steps of a repeated map are those of the loop: with more samples what a run takes, and what the loop takes, grow
+    alike.
     """
-    if not isinstance(outlook.plan.system, ArrayLoop | Recurrence) or not outlook.traces or not schedules:
+    if not isinstance(outlook.plan.system, ArrayLoop | Recurrence | Chain) or not outlook.traces or not schedules:
         return ()
     try:
         with torch.no_grad(), as_recorded(torch.device(outlook.plan.device)):
@@ -64,9 +65,10 @@ def _larger(
     left: Callable[[], float],
 ) -> Iterator[Alternative]:
     needed = max((outlook.bytes_of(schedule) or 0 for schedule in schedules), default=0)
-    copies: Copies | None = None
+    copies: Copies | ChainCopies | None = None
+    calls = 2 * PASSES if isinstance(outlook.plan.system, Chain) else CALLS
     for times in BATCHES:
-        if CALLS * times * outlook.costs.sweep > left() or times * needed > MOST_BYTES:
+        if calls * times * outlook.costs.sweep > left() or times * needed > MOST_BYTES:
             return
         copies = copies or _copies(outlook, example)
         costs = copies.costs(outlook.costs, times)
@@ -156,13 +158,24 @@ class Copies:
         return here.sweep + (sweep - here.sweep) * beyond if beyond > 0 else here.window(times * blocks)
 
 
-def _copies(outlook: Outlook, example: Example) -> Copies:
+def _copies(outlook: Outlook, example: Example) -> Copies | ChainCopies:
     """Of the example's call, with its first states."""
     device, loop = torch.device(outlook.plan.device), outlook.plan.system
     runner = Runner(replace(outlook.plan, schedule=JACOBI), outlook.proof, device, guarded=False)
     known = example.replay
     execution = runner.begin(known.arguments, example.weights(), known.generators)
+    if runner.chained is not None:
+        return _of_chain(runner, execution)
     return _of_array(loop, runner, execution) if isinstance(loop, ArrayLoop) else _of_recurrence(runner, execution)
+
+
+def _of_chain(runner: Runner, execution: Execution) -> ChainCopies:
+    """Its blocks, with what comes before them."""
+    assert runner.chained is not None
+    program = runner.program
+    moving = {leaf.name for leaf in program.signature.leaves if leaf.name is not None}
+    moving |= {draw.name for draw in program.draws}
+    return ChainCopies(runner.chained, program, execution.env, frozenset(moving), runner.device)
 
 
 def _of_array(loop: ArrayLoop, runner: Runner, execution: Execution) -> Copies:

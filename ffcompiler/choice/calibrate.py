@@ -57,7 +57,7 @@ def calibrate(
     reference = Reference.of(example.seconds, device)
     left = Left(effort.budget)
     with as_recorded(device):
-        costs = trial.rest(trial.costs(reference.seconds, schedules))
+        costs = trial.rest(trial.costs(reference.seconds, [s for s in schedules if s.sweeps]))
         reference.again(left)
         if effort.by_name:
             return _of_one(trial, schedules[0], reference.priced(costs, plan.system), reference, say)

@@ -51,7 +51,7 @@ class Begun:
 def as_called(costs: Costs, runner: Runner, begin: Callable[[], Execution]) -> Costs:
     """``costs``, of sweeps timed by themselves, as a call has them. ``begin`` begins a run as a call does.
 
-    A call whose sweeps raise, or do not meet a premise, leaves them as they are.
+    A call whose sweeps raise, or do not meet a premise, leaves theirs as they are.
     """
     calls: list[Begun] = []
     try:
@@ -59,7 +59,7 @@ def as_called(costs: Costs, runner: Runner, begin: Callable[[], Execution]) -> C
             calls.append(_begun(runner, begin))
     except AssertionError:  # our own logic
         raise
-    except Exception:  # the user's operators on states that never occur
+    except Exception:  # what comes before sweeps raises: so would every call
         return costs
     known = calls[1:]  # the first call of all makes what is kept from call to call
     # the least: what else the machine did is in the others; steps of a repeated map are the reference's, first ones too
@@ -96,11 +96,16 @@ def _begun(runner: Runner, begin: Callable[[], Execution]) -> Begun:
     made = _steps(runner, execution) if runner.repeat is not None else _sweeps(runner, execution)
     next(made)  # what is made once, before the first sweep
     before = now(device) - started - execution.drawing_seconds
-    while len(sweeps) < SWEEPS and now(device) - whole < ENOUGH:
-        began = now(device)
-        if not next(made):
-            break
-        sweeps.append(now(device) - began)
+    try:
+        while len(sweeps) < SWEEPS and now(device) - whole < ENOUGH:
+            began = now(device)
+            if not next(made):
+                break
+            sweeps.append(now(device) - began)
+    except AssertionError:  # our own logic
+        raise
+    except Exception:  # the user's operators on states that never occur
+        sweeps = []
     return Begun(max(before, 0.0), tuple(sweeps))
 
 

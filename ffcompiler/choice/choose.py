@@ -13,6 +13,7 @@ from ..errors import ScheduleError
 from ..plan import Bits, Candidate, Convergence, Costs, Equality, Method, Plan, Schedule
 from ..program import Chain, Recurrence, RepeatedMap
 from ..proof import Proof
+from ..runtime.guard import Guard, Handover
 from ..runtime.stacked.waves import has_alike_layers
 from ..schedules import candidates_for, candidates_for_chain, candidates_for_recurrence
 from ..stacks import ONE_LAYER, stack_of
@@ -21,6 +22,7 @@ from .memory import predicted_bytes
 from .repetition import simulate_steps
 
 SEQUENTIAL = Schedule(Method.SEQUENTIAL)
+CAPTURED = Schedule(Method.CAPTURED)
 JACOBI = Schedule(Method.JACOBI)
 NEAR = 1.05
 """Candidates this close to the fastest are as good: the first of them is taken, so that noise does not decide."""
@@ -52,6 +54,12 @@ class Calibration:
 
 def to_try(plan: Plan, proof: Proof, wanted: Schedule | None) -> tuple[Schedule, ...]:
     """The schedules that are considered. Raises: `ScheduleError` for one that this kind of system does not have."""
+    swept = _swept(plan, proof, wanted)
+    return swept if wanted is not None or plan.padded or isinstance(plan.system, RepeatedMap) else (CAPTURED, *swept)
+
+
+def _swept(plan: Plan, proof: Proof, wanted: Schedule | None) -> tuple[Schedule, ...]:
+    """Those of sweeps."""
     if isinstance(plan.system, RepeatedMap):
         if wanted is not None and wanted != JACOBI:
             raise ScheduleError(
@@ -131,6 +139,8 @@ class Outlook:
 
         ``certifying``: for schedules without and with windows, how many sweeps certify after the others.
         """
+        if not schedule.sweeps:
+            return self._of_steps(schedule)
         if not self.traces:
             return None
         shape = replace(self.shape(schedule), certifying=certifying.get(schedule.windows, 1))
@@ -143,9 +153,15 @@ class Outlook:
         memory = self.bytes_of(schedule)
         return Candidate(schedule, run.seconds, run.sweeps, note, run.certifying, run.seconds, False, memory)
 
+    def _of_steps(self, schedule: Schedule) -> Candidate:
+        """The recorded calls, step by step: what a loaded artifact has for its reference."""
+        assert self.plan.system is not None
+        seconds = Guard(self.costs, self.plan.system.blocks, handover=Handover.LOADED).reference
+        return Candidate(schedule, seconds, 0, _speed(self.reference_seconds / seconds), 0, seconds, False)
+
     def bytes_of(self, schedule: Schedule) -> int | None:
-        """Predicted memory of a run."""
-        return predicted_bytes(self.plan, self.proof, schedule)
+        """Predicted memory of a run by sweeps; step by step it is what the function needs."""
+        return predicted_bytes(self.plan, self.proof, schedule) if schedule.sweeps else None
 
     def too_large(self, schedule: Schedule) -> bool:
         """Whether a run would need more memory than it may."""
@@ -160,8 +176,8 @@ def next_to_run(
     known: Sequence[Candidate], predicted: Sequence[Candidate], reference_seconds: float, limit: int = RUNS
 ) -> Candidate | None:
     """The best predicted candidate, if running it can change the choice: not one that the guard never begins."""
-    begun = [c for c in predicted if c.sweeps]
-    if len(known) >= limit or not begun:
+    begun = [c for c in predicted if c.sweeps or not c.schedule.sweeps]
+    if sum(1 for c in known if c.schedule.sweeps) >= limit or not begun:
         return None
     best = min(begun, key=lambda c: c.seconds)
     fastest = min([reference_seconds, *(c.seconds for c in known)])
@@ -170,7 +186,7 @@ def next_to_run(
 
 def bias(candidates: Sequence[Candidate]) -> float:
     """How many times as long as predicted those took that were run: the median, and 1 at least."""
-    ratios = [c.seconds / c.predicted for c in candidates if c.measured and c.predicted]
+    ratios = [c.seconds / c.predicted for c in candidates if c.measured and c.predicted and c.schedule.sweeps]
     return max(1.0, median(ratios)) if ratios else 1.0
 
 
@@ -201,7 +217,7 @@ def best_of(sequential: Candidate, candidates: Sequence[Candidate]) -> Candidate
     promising = [c for c in able if not c.measured and factor * c.seconds <= fastest.seconds]
     if promising:
         return min(promising, key=lambda c: c.seconds)
-    if fastest is sequential:
+    if sequential.seconds <= NEAR * fastest.seconds:
         return sequential
     return next(c for c in run[1:] if c.seconds <= NEAR * fastest.seconds)
 
@@ -228,7 +244,7 @@ def _told(best: Candidate, plan: Plan) -> tuple[Candidate, ...]:
 
 def _lost(loser: Candidate, best: Candidate) -> str:
     ratio = loser.seconds / best.seconds
-    if not loser.measured and not loser.sweeps:
+    if not loser.measured and loser.schedule.sweeps and not loser.sweeps:
         return "not run"
     if not loser.measured:
         return f"not run: predicted {ratio:.2f}x the time of {best.schedule}"

@@ -37,7 +37,7 @@ class Contest:
     def held(self) -> tuple[tuple[Candidate, ...], str | None]:
         """All candidates in their order, and which went wrong."""
         predicted: Mapping[Schedule, Candidate] = self._predicted()
-        if not predicted:
+        if not any(schedule.sweeps for schedule in predicted):  # there is nothing to tell from
             for schedule in self._able():
                 if self.left() <= 0.0 and self.run:
                     break

@@ -82,7 +82,8 @@ def _outlook_on(outlook: Outlook, example: Example, device: torch.device, left: 
         return None
     reference = known.captured * system.blocks
     trial = Trial(plan, outlook.proof, there, device)
-    costs = replace(trial.costs(reference, (JACOBI,)), after=known.after, captured=known.captured, draws=known.draws)
+    costs = trial.called(trial.costs(reference, (JACOBI,)))
+    costs = replace(costs, after=known.after, captured=known.captured, draws=known.draws)
     return replace(outlook, plan=plan, shape=trial.shape, costs=costs, reference_seconds=reference, memory_limit=None)
 
 

@@ -45,6 +45,10 @@ LEVELS = (32, 256)
 """Steps: over so many are sweeps measured that go through the levels of a stack."""
 
 
+TO_THE_END = (Ending.SWEEPS, Ending.CAPTURED)
+"""Runs that end so have all results."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """What is measured: a recorded run with its results, the weights, and how long the reference takes.
@@ -85,22 +89,22 @@ class Trial:
         return runner.begin(known.arguments, weights, known.generators)
 
     def costs(self, reference_seconds: float, schedules: Sequence[Schedule]) -> Costs:
-        """From a few sweeps of each kind, bookkeeping included, on the first state; windows at a few widths."""
+        """From a few sweeps of each kind, bookkeeping included, on the first state; windows at a few widths.
+
+        What calls take besides is told from `called` ones.
+        """
         runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.proof, self.device, guarded=False)
         system, repeat = runner.system, runner.repeat
         weights = self.example.weights()
         with torch.no_grad():
             execution = self._begin(runner, weights)
-            once = median_seconds(lambda: runner.broken_patterns(self._begin(runner, weights)), self.device)
-            if runner.draws:  # part of the cost of steps (`Guard`)
-                once = max(once - median_seconds(runner.draws, self.device), 0.0)
             if repeat is not None:
                 clock, state = partial(now, self.device), execution.init
                 again = partial(self.example.seconds, SHORT)
                 equality, env = self.plan.equality, execution.env
-                return repeat_costs(repeat, env, state, equality, reference_seconds, once, clock, again)
+                return repeat_costs(repeat, env, state, equality, reference_seconds, clock, again)
             if runner.solving is not None and runner.solving.priced_by_width:
-                return self._recurrence_costs(reference_seconds, schedules, once)
+                return self._recurrence_costs(reference_seconds, schedules)
             assert system is not None
             certify = self._sweep_seconds(runner, execution, True, reference_seconds)
             sweep = certify if system.exact else self._sweep_seconds(runner, execution, False, reference_seconds)
@@ -108,7 +112,7 @@ class Trial:
         windows = {width: seconds for width, seconds, _ in measured}
         fill = statistics.median([fill for _, _, fill in measured] or [0.0])
         step = reference_seconds / system.blocks
-        costs = Costs(step, sweep, certify, once, tuple(sorted(windows.items())), fill=fill)
+        costs = Costs(step, sweep, certify, 0.0, tuple(sorted(windows.items())), fill=fill)
         return self._with_runs(costs, schedules, reference_seconds)
 
     def rest(self, costs: Costs) -> Costs:
@@ -116,7 +120,12 @@ class Trial:
         runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.proof, self.device, guarded=False)
         with torch.no_grad():
             execution = self._begin(runner, self.example.weights())
-            costs = with_rest(costs, runner, execution, self.example.replay, partial(now, self.device))
+            return self.called(with_rest(costs, runner, execution, self.example.replay, partial(now, self.device)))
+
+    def called(self, costs: Costs) -> Costs:
+        """``costs`` as a call has them, and what it takes besides its sweeps."""
+        runner = Runner(replace(self.plan, schedule=Schedule(Method.JACOBI)), self.proof, self.device, guarded=False)
+        with torch.no_grad():
             return as_called(costs, runner, partial(self._called, runner, self.example.weights()))
 
     def _called(self, runner: Runner, weights: Mapping[str, Tensor]) -> Execution:
@@ -126,7 +135,7 @@ class Trial:
         runner.broken_patterns(execution)
         return execution
 
-    def _recurrence_costs(self, reference_seconds: float, schedules: Sequence[Schedule], once: float) -> Costs:
+    def _recurrence_costs(self, reference_seconds: float, schedules: Sequence[Schedule]) -> Costs:
         """A sweep costs what its window has: seconds at the widths that the schedules have, and of a whole sweep."""
         blocks = self._blocks
         levels = self.plan.system.levels if isinstance(self.plan.system, Chain) else ()
@@ -140,12 +149,9 @@ class Trial:
             runner = Runner(replace(self.plan, schedule=schedule), self.proof, self.device, guarded=False)
             execution = self._begin(runner, self.example.weights())
             seconds[width] = self._sweep_seconds(runner, execution, True, reference_seconds)
-            if width == blocks and (solving := runner.recurrent or runner.chained) is not None:
-                prepare, env = solving.prepare, execution.env
-                once += median_seconds(lambda: prepare(env), self.device)  # noqa: B023 - called at once
         step, widths_ = reference_seconds / blocks, tuple(sorted(seconds.items()))
         waves = self._costs_by_levels(schedules, reference_seconds)
-        costs = Costs(step, seconds[blocks], seconds[blocks], once, widths_, waves=waves)
+        costs = Costs(step, seconds[blocks], seconds[blocks], 0.0, widths_, waves=waves)
         return costs if isinstance(self.plan.system, Chain) else self._with_runs(costs, schedules, reference_seconds)
 
     def _costs_by_levels(
@@ -280,15 +286,17 @@ class Trial:
         """One candidate through to the end, and whether its bits are the reference's."""
         plan = replace(self.plan, schedule=schedule, costs=costs)
         runner = Runner(plan, self.proof, self.device, handover=self.example.handover, rehearsal=True)
+        with torch.no_grad():
+            runner.rehearse()
         self.runners[schedule] = runner
         known, ok = self.example.replay, True
         runs: list[Once] = []
         for _ in range(2):
             seconds, record, results = self._once(runner)
-            if record.ending is Ending.SWEEPS and isinstance(self.plan.equality, Bits) and known.complete:
+            if record.ending in TO_THE_END and isinstance(self.plan.equality, Bits) and known.complete:
                 ok = ok and all(same_bits(a, b) for a, b in zip(results, known.results, strict=True))
             runs.append(Once(self._whole(seconds, record, costs), record))
-            far = isinstance(self.plan.system, Recurrence) and 2 * record.certified < record.blocks
+            far = isinstance(self.plan.system, Recurrence) and schedule.sweeps and 2 * record.certified < record.blocks
             if far or seconds > SLOW:
                 break  # once is enough to know
         self.times[schedule] = runs[1:] or runs
@@ -315,12 +323,10 @@ class Trial:
         found = self._found(candidate.schedule, reference_seconds, True)
         return replace(found, predicted=candidate.predicted, memory=candidate.memory)
 
-    @staticmethod
-    def _whole(seconds: float, record: RunRecord, costs: Costs) -> float:
-        """With the steps that sweeps have left over."""
-        if record.ending is Ending.SWEEPS:
-            return seconds
-        return seconds + costs.step * (record.blocks - record.certified)
+    def _whole(self, seconds: float, record: RunRecord, costs: Costs) -> float:
+        """With the steps that sweeps have left over: of a padded loop all, since the function begins anew then."""
+        left = 0 if record.ending in TO_THE_END else record.blocks - record.certified
+        return seconds + costs.step * (record.blocks if left and self.example.handover is Handover.CACHED else left)
 
     def _once(self, runner: Runner) -> tuple[float, RunRecord, list[Tensor]]:
         weights = self.example.weights()
@@ -328,8 +334,10 @@ class Trial:
         with torch.no_grad():
             started = now(self.device)
             execution = self._called(runner, weights)
-            solution = runner.sweep(execution)
-            results = runner.so_far(execution, solution)
+            if runner.plan.schedule.sweeps:
+                results = runner.so_far(execution, runner.sweep(execution))
+            else:
+                results, execution.record.ending = runner.complete(execution), Ending.CAPTURED
             return now(self.device) - started, execution.record, results
 
 
@@ -350,7 +358,7 @@ def _restart(solve: Solve, front: int = 0) -> Solve:
 def _note(record: RunRecord, ok: bool, speedup: float) -> str:
     if not ok:
         return "its certified bits are not the reference's"
-    if record.ending is not Ending.SWEEPS:
+    if record.ending not in TO_THE_END:
         return f"stopped at block {record.certified} of {record.blocks}: {record.ending.name.lower()}"
     speed = f"{speedup:.1f}x the reference's speed"
     return f"{record.detail}, {speed}" if record.detail else speed

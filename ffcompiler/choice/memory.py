@@ -56,7 +56,8 @@ def _of_array(loop: ArrayLoop, proof: Proof, schedule: Schedule) -> int:
     window = schedule.ahead(0, loop.blocks, proof.wave.ends if proof.wave else ()) if loop.blocks else 0
     tails = (window + quantum(schedule, loop.blocks, loop.row)) * peak_bytes(loop.tail)
     kept = proof.windows.layout.bytes if schedule.windows and proof.windows is not None else 0
-    return 2 * size_of(loop.carry.type) + output_bytes(loop.invariant) + peak_bytes(loop.shared) + tails + kept
+    left = sum(size_of(value.type) for value in loop.collected)
+    return 2 * size_of(loop.carry.type) + output_bytes(loop.invariant) + peak_bytes(loop.shared) + tails + kept + left
 
 
 def _of_one_call(chain: Chain, numbers: tuple[int, ...]) -> tuple[int, int]:

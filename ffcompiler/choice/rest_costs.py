@@ -56,6 +56,9 @@ def _end(runner: Runner, execution: Execution, known: Replay) -> None:
     if runner.recurrent is not None and runner.recurrent.loop.collected:
         part = runner.recurrent
         collected = part.collect(part.prepare(execution.env), part.start_from(execution.init), part.blocks)
+    if runner.system is not None:
+        system, final = runner.system, known.final[0]
+        collected = system.collect(execution.env, final, execution.init[0], system.blocks)
     runner.results(execution, (*known.final, *collected))
 
 

@@ -65,7 +65,7 @@ def _handed_on(runner: Runner, example: Example, arguments: Sequence[Tensor]) ->
         with torch.no_grad(), as_recorded(runner.device):
             execution = runner.begin(arguments, example.weights(), example.replay.generators)
             results = [] if execution.otherwise else runner.complete(execution)
-            return None if execution.otherwise else results
+            return None if execution.otherwise else runner.returned(results)
     except AssertionError:  # our own logic
         raise
     except Exception:  # the user's operators: the function raises on these arguments too
@@ -132,4 +132,4 @@ def _seconds(part: Plan, own: PartSeconds) -> float:
 
 def _worst(part: Plan, own: PartSeconds) -> float:
     """What it may take: the guard bounds the sweeps of a part by its share of the reference."""
-    return own.captured if part.schedule.method is Method.SEQUENTIAL else SLACK * own.reference
+    return SLACK * own.reference if part.schedule.sweeps else own.captured

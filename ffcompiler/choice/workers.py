@@ -67,10 +67,10 @@ def simulate_workers(
     if isinstance(proof, Refusal):
         return Simulation(processors, note=f"nothing to simulate: {proof}")
     trial = _Trial(plan, proof, example, runner.device)
-    schedules = [s for s in to_try(plan, proof, None) if s.method is not Method.SEQUENTIAL]
+    schedules = [s for s in to_try(plan, proof, None) if s.sweeps]
     if runner.recurrent is not None and runner.recurrent.waves is not None and runner.recurrent.waves.recorded:
         schedules = []  # the one that it has keeps the bits, others do not
-    if plan.schedule.method is not Method.SEQUENTIAL and plan.schedule not in schedules:
+    if plan.schedule.sweeps and plan.schedule not in schedules:
         schedules.insert(0, plan.schedule)
     with as_recorded(trial.device):
         simulation = trial.blocks(processors)
@@ -104,7 +104,7 @@ def examples_in_a_row(
         if len(examples) < len(runners):
             with kept(), as_recorded(runner.device):
                 execution = runner.begin(arguments, own)
-                arguments = runner.results(execution, runner.finish(execution))
+                arguments = runner.returned(runner.results(execution, runner.finish(execution)))
     return examples
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..compiled import Compiled
 from ..errors import CausalityError, FFCompilerError
-from ..plan import Method
 from .inputs import parse_inputs
 from .targets import check_output, compile_target, example_call, find_function
 from .terminal import Terminal, stopwatch
@@ -34,7 +33,7 @@ def compile(options: Namespace, terminal: Terminal) -> int:  # noqa: A001 - name
 def _insist(compiled: Compiled, parallel: bool) -> None:
     """One loop of several is enough: that others run sequentially is said, and may well be the fastest."""
     parts = compiled.plan.parts
-    if parallel and all(part.schedule.method is Method.SEQUENTIAL for part in parts):
+    if parallel and not any(part.schedule.sweeps for part in parts):
         reason = "\n".join(dict.fromkeys(part.refusal or part.why for part in parts))
         raise CausalityError(f"it would run sequentially, and --require-parallel was given; nothing is saved\n{reason}")
 

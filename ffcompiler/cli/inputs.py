@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import constant
+from ..calls import as_stored
+from ..constants import Written, constant_in, text_of_constant
 from ..errors import UsageError
 from ..plan import Plan
 from ..program import Leaf, Signature
@@ -54,18 +55,16 @@ def _array(name: str, path: str) -> Tensor:
         raise UsageError(f"--input {name}: {path} holds {array.dtype}, for which there is no tensor") from None
 
 
-def _plain_value(text: str) -> bool | int | float | str | None:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return float(text) if text in ("inf", "-inf", "nan") else text
-    return value if isinstance(value, bool | int | float | str | None) else text
+def _plain_value(text: str) -> Any:
+    """A number, ``torch.float32``, ``torch.device('cpu')``; the text itself where it is no constant."""
+    value = constant_in(text)
+    return text if isinstance(value, Written) or text_of_constant(value) is None else value
 
 
 def stored_call(plan: Plan, given: Mapping[str, Any], device: torch.device) -> Call:
     """The arguments for an artifact, each leaf of its signature by its path (``noise``, ``batch['mask']``)."""
     assert plan.program is not None
-    signature = plan.program.signature
+    signature = as_stored(plan.program.signature)
     paths = [leaf.path for leaf in signature.leaves]
     faults = [f"there is no input {name!r}" for name in given if name not in paths]
     faults += [f"{leaf.path} is missing" for leaf in signature.leaves if leaf.type and leaf.path not in given]
@@ -87,6 +86,7 @@ def _leaf(leaf: Leaf, given: Mapping[str, Any], device: torch.device) -> Any:
 
 def wanted_inputs(signature: Signature) -> str:
     """What an artifact has to be given, one line for each input."""
+    signature = as_stored(signature)
     lines = [f"  --input {leaf.path}=@FILE.npy   {leaf.type}" for leaf in signature.leaves if leaf.type]
     lines += [f"  {leaf.path} is {leaf.constant}, part of the program" for leaf in signature.leaves if not leaf.type]
     return "\n".join(["the inputs are", *lines])

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..calls import bind
 from ..capture import look
+from ..capture.facts import is_users, line_of
 from ..compiled import Compiled
 from ..driver import compile as compile_function
 from ..driver import load
@@ -58,18 +60,28 @@ def compile_target(function: Callable[..., Any], call: Call, options: Namespace,
         parse_schedule(options.schedule)
     except FFCompilerError as error:
         raise UsageError(str(error)) from None
-    return compile_function(
-        function,
-        call.args,
-        call.kwargs,
-        equality=parse_equality(options.equality),
-        schedule=options.schedule,
-        on_unsupported=options.on_unsupported,
-        budget=options.budget,
-        memory_limit=None if options.memory_limit is None else options.memory_limit * 2**20,
-        cache=options.cache,
-        progress=progress,
-    )
+    try:
+        return compile_function(
+            function,
+            call.args,
+            call.kwargs,
+            equality=parse_equality(options.equality),
+            schedule=options.schedule,
+            on_unsupported=options.on_unsupported,
+            budget=options.budget,
+            memory_limit=None if options.memory_limit is None else options.memory_limit * 2**20,
+            cache=options.cache,
+            progress=progress,
+        )
+    except FFCompilerError:
+        raise
+    except Exception as error:
+        if not is_users(error):  # a fault of ours
+            raise
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise FFCompilerError(
+            f"the function, run on its example inputs, raises {what}\n  at {line_of(error)}"
+        ) from error
 
 
 def parse_equality(text: str) -> Tolerance | str:
@@ -101,6 +113,8 @@ def find_function(name: str) -> Callable[..., Any]:
         value = getattr(value, part)
     if not callable(value):
         raise UsageError(f"{name} is no function, but an object of type {type(value).__name__}")
+    if isinstance(value, type):
+        raise UsageError(f"{name} is a class; name an object of it that can be called, or a function")
     function: Callable[..., Any] = value
     return function
 
@@ -130,7 +144,7 @@ def _import(name: str) -> Any:
 
 def example_call(function: Callable[..., Any], name: str, given: Mapping[str, Any], device: str | None) -> Call:
     """The arguments for a function: ``given`` by parameter name, the others from ``function.example_inputs()``."""
-    signature = inspect.signature(function)
+    signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
     unknown = [n for n in given if n not in signature.parameters]
     if unknown:
         raise UsageError(f"{name} has no parameter {unknown[0]!r}; it has {', '.join(signature.parameters) or 'none'}")
@@ -144,7 +158,7 @@ def example_call(function: Callable[..., Any], name: str, given: Mapping[str, An
     bound = signature.bind_partial()
     bound.arguments.update({n: arguments[n] for n in signature.parameters if n in arguments})
     if device is not None:
-        _move_modules(function, to_device(device))
+        _move_modules(bind(function, bound.args, bound.kwargs), to_device(device))
     return Call(*(_moved(part, device) for part in (bound.args, bound.kwargs)))
 
 

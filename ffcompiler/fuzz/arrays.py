@@ -13,6 +13,12 @@ ROUGH_TAILS = [
     "({m} > {u}).to(DTYPE)", "torch.round({m} + {u})", "torch.bernoulli(torch.sigmoid({m}))", "({m} + {u}).sign()",
 ]  # fmt: skip
 DRAWN = ["torch.rand({m}.shape, dtype=DTYPE)", "torch.randn({m}.shape, dtype=DTYPE)", "torch.rand_like({m})"]
+TESTS = [
+    "if ({m} > 3).any(): value = value * 0.5", "assert not torch.isnan(value).any()", "assert (m < 1e4).all()",
+    "assert torch.isfinite(m).all()", "if ({u} > 2).any(): value = -value",
+    "if value.abs().sum() > 30: value = value / 2",
+]  # fmt: skip
+LATE_TESTS = ["assert not ({x} > 1e4).any()", "assert (x.abs() < 1e6).all()", "assert not torch.isnan(x).any()"]
 INITIAL = [
     "{}.clone()", "torch.ones({shape}, dtype=DTYPE)", "{} * 0.5", "-torch.zeros_like({})", "torch.full_like({}, 1e30)",
     "torch.full(({shape},), float('nan'), dtype=DTYPE)", "torch.full_like({}, float('inf'))",
@@ -81,6 +87,9 @@ def _write(a: Array, noise: str, marked: bool) -> None:
     value = script.pick(tails).format(m=f"m{part}", s=f"s{part}", u=drawn)
     value += _extra(a, part) if script.some(0.15) else ""
     script.line(f"value = ({value}){at if whole else ''}")
+    tested = script.pick([TESTS, LATE_TESTS]) if script.some(0.15) else []
+    if tested is TESTS:
+        script.line(script.pick(TESTS).format(m=f"m{at}", u=f"{noise}{at}"))
     forms = [
         f"x = x.clone(); x{at} = value",
         f"x{at} = value",
@@ -108,6 +117,8 @@ def _write(a: Array, noise: str, marked: bool) -> None:
         ]
     for line in script.pick(forms).split("; "):
         script.line(line)
+    if tested is LATE_TESTS:
+        script.line(script.pick(LATE_TESTS).format(x=f"x{at}"))
 
 
 def _extra(a: Array, part: str) -> str:

@@ -26,7 +26,7 @@ from ..sweepable import obstacle
 from .runs import TOLERANCE, Mismatch, Outcome, Trial
 from .script import Program
 
-SCHEDULES = ["jacobi", "sliding(3)", "gs-jacobi(4)", "growing(2)", "gauss-seidel", "sliding(1)"]
+SCHEDULES = ["jacobi", "sliding(3)", "gs-jacobi(4)", "growing(2)", "gauss-seidel", "sliding(1)", "captured"]
 ARRAY_SCHEDULES = [*SCHEDULES, "wavefront", "jacobi+windows", "sliding(3)+windows", "wavefront+windows",
                    "gauss-seidel+windows"]  # fmt: skip
 SCHEDULES_OF = {

@@ -40,12 +40,15 @@ class Hop:
         return f" (element {list(self.to)} reads element {list(self.index)}{self.remark})"
 
 
-def trace(loop: ArrayLoop, it: Interpretation, k: int) -> list[Hop]:
-    """The way from the loop's state to what step ``k`` writes, along elements with ``latest >= k``; state first."""
-    nodes = {n.name: n for g in (loop.invariant, loop.shared, loop.tail) for n in g.nodes}
-    tail = {n.name for n in loop.tail.nodes}
+def trace(loop: ArrayLoop, it: Interpretation, k: int, ref: Ref) -> list[Hop]:
+    """The way from the loop's state to what step ``k`` makes, along elements with ``latest >= k``; state first.
+
+    ``ref``: what that is, the value that it writes or one that it leaves besides.
+    """
+    nodes = {n.name: n for g in (loop.invariant, loop.shared, loop.tail, loop.besides) for n in g.nodes}
+    tail = {n.name for n in (*loop.tail.nodes, *loop.besides.nodes)}
     tables = {t: row[k] for t, row in enumerate(loop.tables)}
-    ref, path = loop.tail.outputs[0], list[Hop]()
+    path = list[Hop]()
     index = _first(it.of(ref) >= k)
     while ref.name in nodes and index is not None:
         node = nodes[ref.name]

@@ -45,7 +45,7 @@ def chain(program: Program) -> Program | Refusal:
 
 
 def _returned(program: Program) -> tuple[Ref, ...]:
-    names = {leaf.name for leaf in program.result.leaves}
+    names = {leaf.name for leaf in program.result.named}
     return tuple(ref for ref in program.epilogue.outputs if ref.key in names)
 
 

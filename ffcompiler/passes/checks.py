@@ -14,7 +14,7 @@ import networkx as nx
 from ..graph import Graph, Node
 from ..ops import OPS, Numerics
 from ..plan import Equality, Tolerance
-from ..program import Chain, Check, Program
+from ..program import ArrayLoop, Chain, Check, Program
 from ..proof import Refusal
 from ..rules.scopes import before_loop, carried_values, left, loop_scopes
 from .partition import data_flow
@@ -59,7 +59,8 @@ def _on_near_values(program: Program, later: Sequence[Program]) -> Iterator[Chec
         if name in collected:
             name = _left_for(program, name)
             made = _all_before(flow, name)
-            if made & state or not all(_exact(nodes[n]) for n in made if n in nodes):
+            alone = isinstance(program.loop, ArrayLoop)  # with each step's own shapes
+            if made & state or not (alone or all(_exact(nodes[n]) for n in made if n in nodes)):
                 yield check
         elif chain or _all_before(flow, name) & left(program.loop).keys():
             yield check
@@ -77,9 +78,9 @@ def _graphs(program: Program) -> list[Graph]:
 def _left_for(program: Program, name: str) -> str:
     """What a step leaves for a value that is collected."""
     loop = program.loop
-    body = next(scope.graph for scope in loop_scopes(program) if scope.name == "body")
+    last = loop_scopes(program)[-1].graph  # the body, or what is left besides
     place = [value.name for value in loop.collected].index(name)
-    return body.outputs[len(body.outputs) - len(loop.collected) + place].name
+    return last.outputs[len(last.outputs) - len(loop.collected) + place].name
 
 
 def _exact(node: Node) -> bool:

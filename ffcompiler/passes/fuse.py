@@ -40,6 +40,8 @@ def fuse(first: Program, second: Program) -> Fused | Refusal:
         return Refusal("the loops have different numbers of steps")
     if first.draws or second.draws or first.overwrites or second.overwrites:
         return Refusal("a loop that draws random numbers, or writes weights, is not joined to another")
+    if any(leaf.name is not None for leaf in first.result.left):
+        return Refusal("what is left in attributes between two loops is made by the first of them alone")
     names = names_beside(first, second)
     own = Renaming(names, len(first.loop.tables)).program(second)
     try:
@@ -61,8 +63,8 @@ class _Fusion:
         late = self._late()
         between = (*self.first.epilogue.nodes, *self.second.prologue.nodes)
         checks = (*self.first.checks, *self.second.checks)
-        results = self.second.result.leaves
-        asked = tuple(dict.fromkeys([*(Ref.of(leaf.name) for leaf in results if leaf.name is not None), *_of(checks)]))
+        results = [leaf.name for leaf in self.second.result.named if leaf.name is not None]
+        asked = tuple(dict.fromkeys([*map(Ref.of, results), *_of(checks)]))
         after = _needed((*(n for n in between if n.name in late), *self.second.epilogue.nodes), asked)
         loop, read = self._loop(late, {ref.name for ref in (*_reads(after), *asked)})
         before = (*self.first.prologue.nodes, *(n for n in between if n.name not in late))

@@ -20,6 +20,10 @@ IDENTITIES = {"aten.clone.default", "aten.alias.default", "aten.detach.default"}
 Canon = tuple[object, ...]
 
 
+NOT_WRITTEN = "is not its old state with one position written"
+"""So it is said of a loop that nobody takes for one over an array."""
+
+
 def partition(program: Program) -> Program | Refusal:
     """``program`` with its loop as a triangular system."""
     loop = program.loop
@@ -30,17 +34,9 @@ def partition(program: Program) -> Program | Refusal:
             f"the loop's state is {len(loop.carry)} tensors, and not one array of which each step writes one position"
         )
     try:
-        array = _Partition(program, loop).array_loop()
+        return replace(program, loop=_Partition(program, loop).array_loop())
     except NotAWriteError as refused:
         return Refusal(str(refused))
-    if loop.collected:
-        if program.tested is not None:
-            return Refusal(
-                f"the steps test values ({program.tested.source}), and what each of them saw of the array is not known "
-                "of its last contents\n  test before or after the loop"
-            )
-        return Refusal("the steps leave more than the array that they write, so that what each of them made is needed")
-    return replace(program, loop=array)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,30 +76,38 @@ class _Partition:
         self.on_carry = nx.descendants(flow, self.carry.name) if self.carry.name in flow else set()
 
     def array_loop(self) -> ArrayLoop:
-        value, axes, paths = self._write(self.loop.body.outputs[0])
-        nodes = self._old_content(paths[-1])
-        order = [node for node in self.loop.body.nodes if node.name in nodes]
-        flow = data_flow(nodes.values())
-        needed = {value.name} | (nx.ancestors(flow, value.name) if value.name in flow else set())
-        kept = [nodes[n.name] for n in order if n.name in needed]
-        kept = [*[n for name, n in nodes.items() if name in needed and name not in self.nodes], *kept]
-        invariant = [n for n in kept if not self._carried(n) and not self._stepped(n)]
-        shared = [n for n in kept if self._carried(n) and not self._stepped(n)]
-        tail = [n for n in kept if self._stepped(n)]
-        types = {v.name: v.type for v in self.loop.body.inputs} | {self.init.name: self.init_type}
         loop = self.loop
-        graphs = graphs_of((invariant, shared, tail), value, types)
-        array = ArrayLoop(
-            loop.lo, loop.hi, tuple(self.tables), self.carry, self.init, loop.carry_tree, Region(tuple(axes)), *graphs
+        value, axes, paths = self._write(loop.body.outputs[0])
+        left = loop.body.outputs[1:]
+        nodes = self._old_content(paths[-1])
+        nodes |= self._new_content(paths[-1], value)
+        order = [*(name for name in nodes if name not in self.nodes), *self.nodes]
+        swept = _made_from(nodes, [value])
+        needed = swept | _made_from(nodes, left)
+        parts = (
+            [nodes[n] for n in order if n in needed and n not in self.on_step and n not in self.on_carry],
+            [nodes[n] for n in order if n in needed and n not in self.on_step and n in self.on_carry],
+            [nodes[n] for n in order if n in swept and n in self.on_step],
+            [nodes[n] for n in order if n in needed - swept and n in self.on_step],
         )
-        read = {value.name for value in array.tail.inputs}
-        return replace(array, inputs=tuple(given for given in loop.inputs if given.value.name in read))
-
-    def _stepped(self, node: Node) -> bool:
-        return node.name in self.on_step
-
-    def _carried(self, node: Node) -> bool:
-        return node.name in self.on_carry
+        types = {v.name: v.type for v in loop.body.inputs} | {self.init.name: self.init_type}
+        invariant, shared, tail, besides = graphs_of(parts, value, left, types)
+        read = {value.name for graph in (tail, besides) for value in graph.inputs}
+        return ArrayLoop(
+            loop.lo,
+            loop.hi,
+            tuple(self.tables),
+            self.carry,
+            self.init,
+            loop.carry_tree,
+            Region(tuple(axes)),
+            invariant,
+            shared,
+            tail,
+            tuple(given for given in loop.inputs if given.value.name in read),
+            besides,
+            loop.collected,
+        )
 
     # ------------------------------------------------------------------------------------------ the write
 
@@ -191,10 +195,7 @@ class _Partition:
         node = self.nodes.get(out.name)
         if node is None:
             return "a step returns its state unchanged, or a tensor from outside; there is nothing to solve"
-        return (
-            f"the state that a step returns is not its old state with one position written: it is {node.op} at "
-            f"{node.source}"
-        )
+        return f"the state that a step returns {NOT_WRITTEN}: it is {node.op} at {node.source}"
 
     def _check_axes(self, axes: list[Axis]) -> None:
         if len({axis.dim for axis in axes}) != len(axes):
@@ -264,11 +265,14 @@ class _Partition:
 
     def _shape(self, arg: Arg) -> tuple[int, ...]:
         assert isinstance(arg, Ref)
-        if arg.name in self.nodes:
-            type_ = self.nodes[arg.name].types[arg.output or 0]
+        return self._type(arg).shape
+
+    def _type(self, ref: Ref) -> TensorType:
+        if ref.name in self.nodes:
+            type_ = self.nodes[ref.name].types[ref.output or 0]
             assert type_ is not None
-            return type_.shape
-        return next(v.type.shape for v in self.loop.body.inputs if v.name == arg.name)
+            return type_
+        return next(v.type for v in self.loop.body.inputs if v.name == ref.name)
 
     # ------------------------------------------------------------------------------------------ reads
 
@@ -308,28 +312,64 @@ class _Partition:
             base = Ref(inner.name)
         return replace(node, args=(base, *where))
 
+    def _new_content(self, region: Canon, value: Ref) -> dict[str, Node]:
+        """The nodes that read, of the array which a step leaves, what the step wrote, as its ``value`` by itself.
+
+        Their types stay: what rounds by the strides of its operands is called with those of the view.
+        """
+        new = self._canon(self.loop.body.outputs[0])
+        if new == ("carry",) or value.output is not None:
+            return {}
+        written, kind = _rooted(region, new), self._type(value)
+        return {
+            name: replace(node, op="aten.alias.default", args=(value,), kwargs=())
+            for name, node in self.nodes.items()
+            if self._canon(Ref(name)) == written and (node.type.shape, node.type.dtype) == (kind.shape, kind.dtype)
+        }
+
 
 def graphs_of(
-    parts: tuple[list[Node], list[Node], list[Node]], value: Ref, outside: Mapping[str, TensorType]
-) -> tuple[Graph, Graph, Graph]:
-    """The invariant, shared and tail graphs: each hands on what later ones read; the tail hands on ``value``."""
-    later: set[tuple[str, int | None]] = {(value.name, value.output)}
+    parts: tuple[list[Node], list[Node], list[Node], list[Node]],
+    value: Ref,
+    left: tuple[Ref, ...],
+    outside: Mapping[str, TensorType],
+) -> tuple[Graph, Graph, Graph, Graph]:
+    """The invariant, shared and tail graphs, and what is left besides.
+
+    The first two hand on what later ones read, the tail ``value``; ``left`` is the last, which may read the tail.
+    """
+    later: set[tuple[str, int | None]] = set()
     graphs: list[Graph] = []
     types = dict(outside)
     for part in parts:
         types |= {n.name: n.types[0] for n in part if n.types[0] is not None}
-    for index in (2, 1, 0):
+    for index in (3, 2, 1, 0):
         part = parts[index]
         own = {n.name for n in part}
-        outputs = tuple(Ref(name, output) for name, output in sorted(later, key=str) if name in own)
+        handed = {2: (value,), 3: left}.get(index)
         reads = dict.fromkeys((r.name, r.output) for n in part for r in n.refs() if r.name not in own)
+        reads |= dict.fromkeys((r.name, r.output) for r in handed or () if r.name not in own)
+        outputs = tuple(Ref(name, output) for name, output in sorted(later, key=str) if name in own)
         later |= set(reads)
         inputs = tuple(Value(name, types[name]) for name in dict.fromkeys(name for name, _ in reads))
-        graphs.append(Graph(inputs, tuple(part), (value,) if index == 2 else outputs))
-    tail, shared, invariant = graphs
-    if value.name not in {n.name for n in tail.nodes} | {v.name for v in tail.inputs}:
-        tail = replace(tail, inputs=(*tail.inputs, Value(value.name, types[value.name])))
-    return invariant, shared, tail
+        graphs.append(Graph(inputs, tuple(part), outputs if handed is None else handed))
+    besides, tail, shared, invariant = graphs
+    return invariant, shared, tail, besides
+
+
+def _made_from(nodes: Mapping[str, Node], refs: Iterable[Ref]) -> set[str]:
+    """The names of the nodes that these values are made from."""
+    flow, names = data_flow(nodes.values()), {ref.name for ref in refs}
+    return set(nodes) & names.union(*(nx.ancestors(flow, name) for name in names if name in flow))
+
+
+def _rooted(path: Canon, root: Canon) -> Canon:
+    """The same view, of something else than the step's state."""
+    if path == ("carry",):
+        return root
+    kind, of, *where = path
+    assert isinstance(of, tuple)
+    return (kind, _rooted(of, root), *where)
 
 
 def data_flow(nodes: Iterable[Node]) -> nx.DiGraph[str]:

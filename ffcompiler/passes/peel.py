@@ -45,7 +45,7 @@ def peel_last(program: Program) -> Program | None:
         program,
         loop=replace(loop, hi=loop.hi - 1, body=_pruned(body, known), collected=()),
         epilogue=epilogue,
-        result=replace(program.result, leaves=tuple(map(own.leaf, program.result.leaves))),
+        result=program.result.mapped(own.leaf),
     )
 
 

@@ -98,6 +98,6 @@ class Renaming:
             prologue=self.graph(program.prologue),
             loop=loop,
             epilogue=self.graph(program.epilogue),
-            result=replace(program.result, leaves=tuple(map(self.leaf, program.result.leaves))),
+            result=program.result.mapped(self.leaf),
             checks=tuple(replace(check, value=self.ref(check.value)) for check in program.checks),
         )

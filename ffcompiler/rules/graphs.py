@@ -117,7 +117,7 @@ def types_are_possible(subject: Subject) -> Faults:
 
 
 def _outside_types(program: Program) -> Environment:
-    leaves = [*program.signature.leaves, *program.result.leaves]
+    leaves = [*program.signature.leaves, *program.result.leaves, *program.result.left]
     named = {leaf.name or leaf.path: (leaf.type,) for leaf in leaves}
     return {**named, **given(program), **handed(program.loop), **left(program.loop)}
 

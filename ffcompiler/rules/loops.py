@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
 
 from ..alike import LEAST, alike
-from ..graph import Ref, Step, TensorType
+from ..graph import EMPTY_GRAPH, Ref, Step, TensorType, Value
 from ..ops import DRAWS
-from ..program import ArrayLoop, Axis, Chain, DrawPlace, Program
+from ..program import AnyLoop, ArrayLoop, Axis, Chain, DrawPlace, Program
 from .graphs import atoms
 from .scopes import (
     Fault,
@@ -110,18 +110,23 @@ def body_returns_the_carry(subject: Subject) -> Faults:
         loop, types = subject.program.loop, _output_types(scope)
         carry = carried_values(loop)
         types, kept = types[: len(carry)], types[len(carry) :]
-        if len(kept) != len(loop.collected):
-            yield Fault(f"{len(loop.collected)} values are collected and {len(kept)} returned", "return each", scope)
-        for value, type_ in zip(loop.collected, kept, strict=False):
-            if type_ is None or not _alike(stacked(type_, loop), value.type):
-                what = f"{value.name!a} is {value.type} and each step returns {type_}"
-                yield Fault(what, "collect the values of all steps along a new first dimension", scope)
+        yield from _left(scope, loop.collected, kept, loop)
         if len(carry) != len(types):
             yield Fault(f"{len(carry)} values are carried and {len(types)} returned", "return the next carry", scope)
         for value, type_ in zip(carry, types, strict=False):
             if not _alike(type_, value.type):
                 what = f"{value.name!a} is {value.type} and the body returns {type_}"
                 yield Fault(what, "the carry keeps its shape and dtype from step to step", scope)
+
+
+def _left(scope: Scope, collected: Sequence[Value], kept: Sequence[TensorType | None], loop: AnyLoop) -> Faults:
+    """What steps leave besides the carry has, for all of them, the type of what is collected."""
+    if len(kept) != len(collected):
+        yield Fault(f"{len(collected)} values are collected and {len(kept)} returned", "return each", scope)
+    for value, type_ in zip(collected, kept, strict=False):
+        if type_ is None or not _alike(stacked(type_, loop), value.type):
+            what = f"{value.name!a} is {value.type} and each step returns {type_}"
+            yield Fault(what, "collect the values of all steps along a new first dimension", scope)
 
 
 def _output_types(scope: Scope) -> list[TensorType | None]:
@@ -249,6 +254,18 @@ def tail_gives_the_written_part(subject: Subject) -> Faults:
         if len(types) != 1 or not _alike(types[0], expected):
             what = f"the tail returns {', '.join(map(str, types))} for a region of shape {shape}"
             yield Fault(what, f"return one value: {expected.dtype}, the shape of the region", scope)
+
+
+def steps_leave_what_is_collected(subject: Subject) -> Faults:
+    """What an array loop keeps are the values that its steps collect, in order; where they collect none, nothing."""
+    loop = subject.plan.array
+    if loop is None:
+        return
+    if not loop.collected and loop.besides != EMPTY_GRAPH:
+        yield Fault("steps keep values and collect none", "collect each of them")
+    for scope in subject.scopes:
+        if scope.name == "besides":
+            yield from _left(scope, loop.collected, _output_types(scope), loop)
 
 
 # ---------------------------------------------------------------------------------------------------- chains

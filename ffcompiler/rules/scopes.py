@@ -148,10 +148,13 @@ def _loop_scopes(loop: AnyLoop, before: Environment) -> tuple[Scope, ...]:
             return (Scope("body", loop.body, {**before, **each, **carried(loop)}, per_step=True),)
         case ArrayLoop():
             shared = {**before, **results(loop.invariant), **carried(loop)}
+            tail = {**shared, **each, **results(loop.shared)}
+            besides = Scope("besides", loop.besides, {**tail, **results(loop.tail)}, per_step=True)
             return (
                 Scope("invariant", loop.invariant, before),
                 Scope("shared", loop.shared, shared),
-                Scope("tail", loop.tail, {**shared, **each, **results(loop.shared)}, per_step=True),
+                Scope("tail", loop.tail, tail, per_step=True),
+                *([besides] if loop.collected else []),
             )
         case Recurrence():
             ahead = {**before, **results(loop.invariant), **each}

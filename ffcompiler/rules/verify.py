@@ -32,6 +32,7 @@ from .loops import (
     overwrites_are_made_from_weights,
     positions_are_written_once,
     steps_are_handed_stacks,
+    steps_leave_what_is_collected,
     steps_stand_in_loops,
     tables_have_an_entry_per_step,
     tail_gives_the_written_part,
@@ -81,7 +82,8 @@ def results_exist(subject: Subject) -> Iterator[Fault]:
     if subject.program is None:
         return
     environment = {**after_loop(subject.program), **results(subject.program.epilogue)}
-    for leaf in subject.program.result.leaves:
+    result = subject.program.result
+    for leaf in (*result.leaves, *(leaf for leaf in result.left if leaf.name is not None)):
         name, _, output = (leaf.name or "").partition(".")
         type_ = result_type(environment.get(name, ()), int(output) if output.isdecimal() and len(output) < 5 else None)
         known = type_ and leaf.type and (type_.dtype, type_.shape) == (leaf.type.dtype, leaf.type.shape)
@@ -117,16 +119,16 @@ def _block_fits(schedule: Schedule) -> bool:
 
 
 def schedule_has_its_system(subject: Subject) -> Iterator[Fault]:
-    """A schedule other than sequential needs a system, and one that has the order or the windows that it asks for.
+    """A schedule of sweeps needs a system, and one that has the order or the windows that it asks for.
 
     A repeated map has no blocks for any but Jacobi. Blocks in runs leave a residual to hold against a tolerance only
     where each reads the one before it alone, and windows keep nothing of them (docs/runs.md). The blocks of chains and
     recurrences are computed whole.
     """
     schedule, system = subject.plan.schedule, subject.plan.system
-    if schedule.method is not Method.SEQUENTIAL and system is None:
+    if schedule.sweeps and system is None:
         yield Fault(f"{schedule} is scheduled and there is no triangular system", "run it sequentially")
-    if isinstance(system, RepeatedMap) and schedule not in (Schedule(Method.SEQUENTIAL), Schedule(Method.JACOBI)):
+    if isinstance(system, RepeatedMap) and schedule.sweeps and schedule != Schedule(Method.JACOBI):
         yield Fault(f"{schedule} is scheduled for a repeated map", "jacobi or sequential")
     in_runs = schedule.method is Method.JACOBI_GS
     if in_runs and not isinstance(system, Recurrence) and not isinstance(subject.plan.equality, Bits):
@@ -139,7 +141,7 @@ def schedule_has_its_system(subject: Subject) -> Iterator[Fault]:
 
 def refused_plans_are_sequential(subject: Subject) -> Iterator[Fault]:
     """A plan with a refusal runs sequentially."""
-    if subject.plan.refusal is not None and subject.plan.schedule.method is not Method.SEQUENTIAL:
+    if subject.plan.refusal is not None and subject.plan.schedule.sweeps:
         yield Fault(f"{subject.plan.schedule} is scheduled and refused", "run it sequentially")
 
 
@@ -266,6 +268,7 @@ RULES: tuple[Rule, ...] = (
     write_stays_inside,
     positions_are_written_once,
     tail_gives_the_written_part,
+    steps_leave_what_is_collected,
     blocks_hand_on_their_own_values,
     blocks_have_families,
     blocks_together_are_alike,

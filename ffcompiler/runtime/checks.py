@@ -7,7 +7,7 @@ and what raises there is taken for a test that would have come out otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,7 @@ class Checks:
     stages: tuple[GraphCall, ...]
     before: tuple[Check, ...]
     after: tuple[Check, ...]
+    unseen: frozenset[str] = frozenset()  # those that only bounds can show to have come out as they did
 
     def prologue(self, env: Env) -> tuple[Env, str]:
         """``env`` with what the prologue makes, and which test came out otherwise; if one did, only what is known."""
@@ -44,7 +45,7 @@ class Checks:
     def failed(self, env: Env) -> str:
         """Which test in or after the loop came out otherwise; ``env`` holds the results, too."""
         found = next((check for check in self.after if not _holds(check, env)), None)
-        return "" if found is None else otherwise(found)
+        return "" if found is None else otherwise(found, found.value.name not in self.unseen)
 
 
 TOO_OFTEN = 3
@@ -69,9 +70,10 @@ class Late:
             self.why = otherwise or self.why
 
 
-def otherwise(check: Check) -> str:
-    """What is said where a test comes out otherwise."""
-    return f"the test at {check.source} was {check.holds} when the function was compiled, and is not now"
+def otherwise(check: Check, seen: bool = True) -> str:
+    """What is said where a test comes out otherwise, or may."""
+    now = "is not now" if seen else "in some step may not be now"
+    return f"the test at {check.source} was {check.holds} when the function was compiled, and {now}"
 
 
 def _holds(check: Check, env: Env) -> bool:
@@ -79,13 +81,13 @@ def _holds(check: Check, env: Env) -> bool:
     return bool((value if check.holds else ~value).all())
 
 
-def make_checks(program: Program, device: torch.device) -> Checks:
+def make_checks(program: Program, device: torch.device, unseen: Iterable[str] = ()) -> Checks:
     """The checks of ``program``, and its prologue in their stages, compiled for ``device``."""
     early = before_loop(program)
     before = tuple(check for check in program.checks if check.value.name in early)
     after = tuple(check for check in program.checks if check.value.name not in early)
     stages = tuple(graph_call(graph, device) for graph in _staged(program.prologue, before))
-    return Checks(stages, before, after)
+    return Checks(stages, before, after, frozenset(unseen))
 
 
 def _staged(prologue: Graph, checks: Sequence[Check]) -> list[Graph]:

@@ -20,6 +20,9 @@ SAVED = 1 / 3
 STALL = 8.0
 """What a sweep takes beyond so many times its calibrated cost is charged too (denormals can cost 200 times)."""
 
+SHARED = 16
+"""Blocks that share one window where they are computed one after the other: each is made once, for all runs to come."""
+
 Window: TypeAlias = int | tuple[int, int]
 """The blocks of a sweep that is priced by them: how many, or, of unlike ones, from which to before which."""
 
@@ -29,12 +32,17 @@ class Handover(Enum):
 
     RESUMED = "the function itself, whose loop begins at the certified front"
     CAPTURED = "the captured loop, from the certified front; or the function from its beginning, where that costs less"
-    CACHED = "sweeps over one block after the other, in windows; or the function from its beginning"
+    CACHED = "block after block, in windows or as the captured loop does; or the function from its beginning"
     ONWARD = "the captured loop, from the certified front, there being no way back"
     LOADED = "the captured loop, which is also the reference"
 
 
-_MAY_BEGIN_ANEW = frozenset({Handover.CAPTURED, Handover.CACHED})
+class Way(Enum):
+    """How the rest of a loop over a padded array is done."""
+
+    WINDOWS = "the rest went on in windows, block after block"
+    STEPS = "the rest went on step by step"
+    ANEW = "the function began anew"
 
 
 @dataclass(slots=True)
@@ -54,6 +62,8 @@ class Guard:
     fills: bool = False  # the first sweep that does not certify fills buffers, and so costs more than others
     run: int = 1  # blocks that sweeps compute in order, in a call for each: windows end where such runs do
     waves: bool = False  # sweeps go through the levels of a stack: the first one over a window is mostly the last
+    cached: bool = True  # the windows in which one block after the other is computed are there (`Handover.CACHED`)
+    careful: bool = False  # nothing but the function from its beginning is trusted with the rest of a padded loop
     spent: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
@@ -87,14 +97,21 @@ class Guard:
         if self.handover is Handover.RESUMED:  # what comes before the loop is done again
             inside = max(self.reference - self.costs.after, 0.0)
             return self._again + inside * (self.blocks - certified) / self.blocks + self.costs.after
+        if self.handover is Handover.CACHED:
+            return min(self._ways(certified).values())
         captured = self._captured(certified)
-        return min(captured, self.reference) if self.handover in _MAY_BEGIN_ANEW else captured
+        return min(captured, self.reference) if self.handover is Handover.CAPTURED else captured
 
     def anew(self, certified: int) -> bool:
         """Whether the function from its beginning costs less than the captured loop from the certified front."""
-        if self.costs is None or self.handover not in _MAY_BEGIN_ANEW or certified >= self.blocks:
+        if self.costs is None or self.handover is not Handover.CAPTURED or certified >= self.blocks:
             return False
         return self._captured(certified) > self.reference
+
+    def way(self, certified: int) -> Way:
+        """The cheapest one for the rest of a padded loop; where no cost is known, the one that needs nothing."""
+        ways = self._ways(certified) if self.costs is not None else {Way.STEPS: 0.0}
+        return min(ways, key=ways.__getitem__)
 
     def allows(self, certified: int, exact: bool, window: Window | None = None, making: float = 0.0) -> bool:
         """Whether one more sweep keeps the promise; an uncertified one must leave room for its certificate.
@@ -196,21 +213,26 @@ class Guard:
         assert self.costs is not None
         if self.costs.blocks:
             return sum(self.costs.blocks[done:]) + self.costs.after
-        rest = self._cached(done) if self._windows else self._captured_step() * (self.blocks - done)
-        return rest + self.costs.after
+        return self._captured_step() * (self.blocks - done) + self.costs.after
 
-    @property
-    def _windows(self) -> bool:
-        """Whether the rest is done in windows of one block, at a cost that is known."""
-        return self.handover is Handover.CACHED and self.costs is not None and bool(self.costs.windows)
+    def _ways(self, done: int) -> dict[Way, float]:
+        """Seconds of the rest of a padded loop from block ``done`` on, by how it is done."""
+        assert self.costs is not None
+        if self.careful:
+            return {Way.ANEW: self.reference}
+        ways = {Way.ANEW: self.reference, Way.STEPS: self._captured(done)}
+        if self.cached and self.costs.windows:
+            ways[Way.WINDOWS] = self._in_windows(done) + self.costs.after
+        return ways
 
-    def _cached(self, done: int) -> float:
-        """Seconds of windows of one block from block ``done`` on: all is evaluated first, and certified at the end.
+    def _in_windows(self, done: int) -> float:
+        """All is evaluated first, then each block in the window that it shares, and all is certified at the end.
 
         A window brings up to date what the block before it changed, too.
         """
         assert self.costs is not None
-        return (self.costs.fill or self.costs.sweep) + (self.blocks - done) * self.costs.window(2) + self.costs.certify
+        each = self.costs.window(min(SHARED + 1, self.blocks))
+        return (self.costs.fill or self.costs.sweep) + (self.blocks - done) * each + self.costs.certify
 
     def _captured_step(self) -> float:
         """Where it was not measured: a step of the reference without what it draws and what comes after it."""

@@ -14,6 +14,7 @@ class Ending(Enum):
 
     SWEEPS = "the sweeps reached the last block"
     SEQUENTIAL = "the plan is sequential: this is the reference itself"
+    CAPTURED = "the recorded calls were made step by step, without sweeps"
     GUARD = "another sweep might have cost more than it saves, so the rest ran sequentially from the certified front"
     PREMISE = "a premise of the proof failed in a sweep, so the rest ran sequentially from the certified front"
     RAISED = "a sweep raised on unconverged values, so the rest ran sequentially from the certified front"

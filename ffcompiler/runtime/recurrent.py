@@ -49,6 +49,7 @@ class Recurrent:
     inside: bool  # consecutive steps of an element stand side by side in memory
     runs: Runs = ALONE
     waves: Waves | None = None
+    bits: bool = True  # what is evaluated once, ahead of sweeps and after them, is so as in single steps
 
     @property
     def blocks(self) -> int:
@@ -57,25 +58,23 @@ class Recurrent:
     @property
     def exact(self) -> bool:
         """Whether a sweep's steps have the bits of single ones: no operator rounds by shape, or all are single."""
-        return self._recorded or all(part.exact for part in self._parts())
+        return self._recorded or (self.body.exact and (self.bits or (self.ahead.exact and self.kept.exact)))
 
     @property
     def unlifted(self) -> list[Node]:
-        """Operators that can be evaluated step by step only: then there are no sweeps."""
-        return [] if self._recorded else [node for part in self._parts() for node in part.unlifted]
+        """Operators that sweeps cannot evaluate: then there are none. What is evaluated once may be, step by step."""
+        return [] if self._recorded else [*self.body.unlifted, *self.ahead.uneven, *self.kept.uneven]
 
     @property
     def inexact(self) -> list[Node]:
         """Operators whose rounding may depend on how many steps are evaluated at once."""
-        return [] if self._recorded else [node for part in self._parts() for node in part.inexact]
+        parts = (self.body,) if self.bits else (self.ahead, self.body, self.kept)
+        return [] if self._recorded else [node for part in parts for node in part.inexact]
 
     @property
     def _recorded(self) -> bool:
         """Whether sweeps make the recorded calls, and no others."""
         return self.waves is not None and self.waves.recorded
-
-    def _parts(self) -> tuple[Lifted, ...]:
-        return self.ahead, self.body, self.kept
 
     @property
     def ends_anywhere(self) -> bool:
@@ -106,7 +105,7 @@ class Recurrent:
         if not self.blocks or self._recorded:
             return env
         names = [ref.key for ref in self.loop.ahead.outputs]
-        values = self.ahead(Window(0, self.blocks, env, False, self._handed(env, slice(0, self.blocks))))
+        values = self.ahead(Window(0, self.blocks, env, self.bits, self._handed(env, slice(0, self.blocks))))
         return {**env, **{name: self._laid_out(t) for name, t in zip(names, values, strict=True)}}
 
     def _handed(self, env: Env, steps: slice) -> dict[str, Tensor]:
@@ -183,7 +182,8 @@ class Recurrent:
             step, size = self.steps.bind(env), len(self.loop.carry)
             left = [step(self.at(state, k), k)[size:] for k in range(blocks)]
             return tuple(torch.stack(column) for column in zip(*left, strict=True))
-        return tuple(t.contiguous() for t in self.kept(self._window(env, state, range(blocks))))
+        window = replace(self._window(env, state, range(blocks)), exact=self.bits)
+        return tuple(t.contiguous() for t in self.kept(window))
 
     def _window(self, env: Env, state: Trajectory, blocks: range, watch: Watch | None = None) -> Window:
         steps = slice(blocks.start, blocks.stop, blocks.step)
@@ -237,16 +237,17 @@ def make_recurrent(
     """
     recorded, steps, read_by_steps, loop = loop, make_steps(loop, device), loop.invariant.outputs, spelled_out(loop)
     if by_levels and stack_of(loop).depth > 1:
-        made = make_recurrent(recorded, device)
-        if bits and not made.exact:
+        if bits and not make_recurrent(recorded, device).exact:
+            made = make_recurrent(recorded, device)
             return replace(made, inside=False, runs=Runs(loop.blocks), waves=make_waves(recorded, device, True))
         loop = parts_sunk(loop)
-        return replace(_made(loop, device, steps, read_by_steps, Runs()), waves=make_waves(loop, device, False))
-    return _made(loop, device, steps, read_by_steps, runs)
+        made = _made(loop, device, steps, read_by_steps, Runs(), bits)
+        return replace(made, waves=make_waves(loop, device, False))
+    return _made(loop, device, steps, read_by_steps, runs, bits)
 
 
 def _made(
-    loop: Recurrence, device: torch.device, steps: Steps, read_by_steps: tuple[Ref, ...], runs: Runs
+    loop: Recurrence, device: torch.device, steps: Steps, read_by_steps: tuple[Ref, ...], runs: Runs, bits: bool
 ) -> Recurrent:
     handed = {given.value.name: given.value.type for given in loop.inputs}
     made = {ref.key: kind for node in loop.ahead.nodes for ref, kind in results_of(node)}
@@ -267,6 +268,7 @@ def _made(
         lifted(loop.body, left, given),
         runs.size == 1 and loop.blocks > max((torch.Size(v.type.shape).numel() for v in loop.carry), default=0),
         runs,
+        bits=bits,
     )
 
 

@@ -30,7 +30,6 @@ def repeat_costs(
     init: State,
     equality: Equality,
     reference: float,
-    once: float,
     now: Clock,
     again: Callable[[], float],
 ) -> Costs:
@@ -48,7 +47,7 @@ def repeat_costs(
     ours = step * (1.0 if 1.0 < ratio <= NOISE else ratio)
     copies = tuple(t.clone(memory_format=torch.preserve_format) for t in state)
     looks = [_seconds(lambda: look(copies, state, equality), now) for _ in range(ROUNDS + 1)]
-    return Costs(step, ours, ours + statistics.median(looks[1:]), once)
+    return Costs(step, ours, ours + statistics.median(looks[1:]), 0.0)
 
 
 def _steps_seconds(repeat: Repeat, env: Env, state: State, count: int, now: Clock) -> float:

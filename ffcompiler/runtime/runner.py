@@ -12,24 +12,25 @@ import torch
 from torch import Tensor
 
 from ..graph import Graph, Ref
-from ..plan import Bits, Method, Plan, Schedule, Tolerance
+from ..plan import Bits, Method, Plan, Tolerance
 from ..program import ArrayLoop, Chain, Loop, Program, Recurrence, RepeatedMap
 from ..proof import Proof
 from ..randomness import States, set_states, state_of
 from ..rules.scopes import left
 from .blocks import Blocks
 from .chained import Chained, make_chained
-from .checks import Checks, make_checks
+from .checks import Checks, Late, make_checks
 from .draws import Draws, make_draws
 from .graphs import GraphCall, graph_call
 from .guard import STALL, Guard, Handover
 from .magnitude import Reach
 from .overwrites import Overwrites, make_overwrites
 from .premises import Zeros
-from .record import Certificate, Ending, RunRecord, Sweep
+from .record import Certificate, RunRecord, Sweep
 from .recurrent import Recurrent, make_recurrent
 from .repeat import Repeat, RepeatRun, StepGuard, claim, make_repeat
-from .runs import Runs
+from .rest import finished, ready, shared_windows
+from .runs import ALONE, Runs
 from .solve import Solution, Solve, always_certifies
 from .steps import Steps, make_steps
 from .system import System, by_levels, make_system
@@ -62,6 +63,7 @@ class Runner:
     clock: Clock = time.perf_counter
     handover: Handover = Handover.RESUMED
     rehearsal: bool = False  # what is made once for all runs is not charged to these
+    surprises: Late = field(init=False, default_factory=Late)  # of a padded loop: runs that cost more than foreseen
     program: Program = field(init=False)
     system: System | None = field(init=False, default=None)  # its blocks are the steps of the reference, in order
     recurrent: Recurrent | None = field(init=False, default=None)
@@ -79,7 +81,7 @@ class Runner:
         assert self.plan.program is not None
         self.program = self.plan.program
         self.draws = make_draws(self.program, self.device)
-        self.checks = make_checks(self.program, self.device)
+        self.checks = make_checks(self.program, self.device, (test.name for test in self.proof.unseen))
         self._epilogue = graph_call(self.program.epilogue, self.device)
         self._zeros = Zeros(self.proof, self.device)
         self.overwrites = make_overwrites(self.program, self.device)
@@ -169,8 +171,12 @@ class Runner:
             execution.env = solve.env
         else:
             solution = self._in_steps(solve.run(execution.init[0]), execution.init[0])
-            if solution.ending is Ending.GUARD and self.handover is Handover.CACHED:
-                solution = self._block_by_block(execution, solution)
+            if self.handover is Handover.CACHED:
+                assert self.system is not None
+                system = replace(self.system, runs=ALONE)
+                solution, foreseen = finished(system, solve, solution, execution.init[0])
+                whole = solution.certified == self.system.blocks
+                self.surprises.note(whole or not foreseen, "" if foreseen else solution.detail)
         execution.solution = solution
         record = execution.record
         record.certified, record.ending, record.detail = solution.certified, solution.ending, solution.detail
@@ -184,31 +190,10 @@ class Runner:
         execution.solution = run.run(execution.init)
         return execution.solution
 
-    def _block_by_block(self, execution: Execution, found: Solution) -> Solution:
-        """What the guard has stopped, gone on with in windows of one block: no more is tried than is needed.
-
-        Unlike steps of the captured loop, sweeps look at the premises.
-        """
-        system, record = self.system, execution.record
-        assert system is not None
-        spent, reference = record.spent, record.reference
-        limits = {name: system.bounds.get(name, math.inf) for name in system.finite}
-        solve = Solve(
-            system,
-            Schedule(Method.GAUSS_SEIDEL, windows=system.windowed is not None),
-            self.plan.equality,
-            Guard(None, system.blocks),
-            execution.env,
-            record,
-            self.clock,
-            reach=Reach(system.loop, limits) if limits else None,
-        )
-        solve.working = solve.certified = solve.settled = solve.reached = found.certified
-        rest = solve.run(system.reset_from(found.state, execution.init[0], found.certified))
-        record.spent, record.reference = spent, reference
-        if rest.ending is not Ending.SWEEPS:
-            return rest
-        return replace(rest, ending=found.ending, detail=f"{found.detail}; the rest went on in windows of one block")
+    def rehearse(self) -> None:
+        """Make what runs need that hand over, and do not pay for."""
+        if self.handover is Handover.CACHED and self.system is not None and self.system.windowed is not None:
+            self.system.windowed.rehearse(shared_windows(self.system.blocks))
 
     def _in_steps(self, solution: Solution, init: Tensor) -> Solution:
         """The solution in terms of the reference's steps: of a partial one, those before the first that is missing.
@@ -248,7 +233,11 @@ class Runner:
         assert self.solving is not None
         run = self.plan.schedule.run if self.chained is None else 1  # a chain's blocks cost the same in any order
         waves = self.recurrent is not None and self.recurrent.waves is not None
-        return Guard(costs, self.solving.blocks, drawn, self.handover, self.plan.schedule.windows, run, waves)
+        guard = Guard(costs, self.solving.blocks, drawn, self.handover, self.plan.schedule.windows, run, waves)
+        if self.handover is Handover.CACHED and self.system is not None:
+            guard.cached = ready(self.system.windowed, self.system.blocks)
+            guard.careful = self.surprises.too_often
+        return guard
 
     def hindrance(self) -> str:
         """Why the guard allows no first sweep; empty if it allows one."""
@@ -300,17 +289,16 @@ class Runner:
             kept = self._collected(execution, front)
             return self._steps.finish(execution.env, states, kept, front)
         assert self.system is not None
-        solution = execution.solution
-        if solution is not None and solution.certified == self.system.blocks:
-            return (solution.state,)
-        front, (state,) = self.resume_state(execution)
-        for k in range(front, self.system.blocks):
-            self.system.step(execution.env, state, k)
-        return (state,)
+        solution, front, blocks = execution.solution, 0, self.system.blocks
+        if solution is not None and solution.certified == blocks:
+            front, state = blocks, solution.state
+        else:
+            front, (state,) = self.resume_state(execution)
+        return self.system.finish(execution.env, state, execution.init[0], front)
 
     def so_far(self, execution: Execution, solution: Solution) -> list[Tensor]:
         """The results as far as sweeps have come: only if all blocks are certified those of the function."""
-        whole = self.recurrent or self.chained
+        whole = self.recurrent or self.chained or (self.system if self.program.loop.collected else None)
         if whole is None:
             return self.results(execution, solution.states)
         return self.results(execution, self.finish(execution)) if solution.certified == whole.blocks else []
@@ -333,14 +321,23 @@ class Runner:
         return self._steps.bind(execution.env)(before, k)[: len(before)]
 
     def results(self, execution: Execution, state: Sequence[Tensor]) -> list[Tensor]:
-        """The epilogue: the tensors of the function's result, in order."""
+        """The epilogue: the tensors of the function's result, in order, then those that it leaves besides."""
         loop = self.program.loop
         names = [ref.key for ref in loop.left] if isinstance(loop, Chain) else left(loop)
         env = {**execution.env, **dict(zip(names, state, strict=True))}
         outputs = dict(zip((ref.key for ref in self._epilogue.outputs), self._epilogue.values(env), strict=True))
         env.update(outputs)
         execution.otherwise = self.checks.failed(env)
-        return [env[leaf.name] for leaf in self.program.result.leaves if leaf.name is not None]
+        return [env[leaf.name] for leaf in self.program.result.named if leaf.name is not None]
+
+    def returned(self, results: Sequence[Tensor]) -> list[Tensor]:
+        """Of results those that are returned, or handed on."""
+        return list(results[: self.program.result.returned])
+
+    def left_behind(self, results: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Of results those that are left in attributes and entries, by their paths."""
+        names = [leaf.path for leaf in self.program.result.left if leaf.name is not None]
+        return dict(zip(names, results[self.program.result.returned :], strict=True))
 
     def complete(self, execution: Execution) -> list[Tensor]:
         """What remains to be run, and the results: they are the function's unless `Execution.otherwise` says so."""

@@ -64,6 +64,7 @@ class Solve:
     reach: Reach | None = None
     work: Clock | None = None  # seconds in which processors worked for this process, where that can be told
     rehearsal: bool = False  # windows are made for runs to come, which this one need not pay
+    makes: bool = True  # windows that are not there; else the least that is there and encloses them serves
     working: int = field(default=0, init=False)
     certified: int = field(default=0, init=False)
     reached: int = field(default=0, init=False)  # blocks that some sweep has worked on
@@ -158,7 +159,7 @@ class Solve:
         if windowed is None or workspace is None:
             return 0.0
         low, hi = self._kept()
-        if workspace.bound((low, hi)) or self._made(windowed, workspace, low, hi):
+        if workspace.bound((low, hi)) or (self.makes and self._made(windowed, workspace, low, hi)):
             return 0.0
         wider = [(a, b) for a, b in workspace.windows() if a <= low and hi <= b]
         if not wider:

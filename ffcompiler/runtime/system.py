@@ -12,7 +12,7 @@ from torch import Tensor
 from ..graph import Ref
 from ..plan import Bounded, Finite, Premise
 from ..program import ArrayLoop
-from ..proof import Proof, Wave
+from ..proof import Proof, Unseen, Wave
 from .blocks import Env, Values
 from .compare import fetch
 from .graphs import GraphCall, graph_call
@@ -20,6 +20,7 @@ from .positions import Indexed, Positions
 from .premises import below, failed, really_finite, reduced_precision, totals, within_reduced_range
 from .runs import ALONE, Runs
 from .tail import Tail, Window
+from .unseen import unsettled
 from .watch import Watch
 from .windowed.windowed import Windowed, windowed_by
 from .windowed.workspace import Workspace
@@ -43,6 +44,9 @@ class System:
     order: tuple[int, ...] = ()  # then, for each block, which step of the reference it is
     windowed: Windowed | None = None
     runs: Runs = ALONE
+    besides: Tail | None = None  # the tail with what steps leave besides the array
+    seen: GraphCall | None = None  # the shared part with all that those read
+    unseen: tuple[Unseen, ...] = ()  # tests among them that the last array does not show
 
     @property
     def blocks(self) -> int:
@@ -92,6 +96,13 @@ class System:
         """The shared part on ``state``, by the recorded calls: same operators, shapes and strides."""
         values = self.shared.values({**env, self.loop.carry.name: state}, watch=watch)
         return dict(zip((ref.key for ref in self.shared.outputs), values, strict=True))
+
+    def all_seen(self, env: Env, state: Tensor) -> dict[str, Tensor]:
+        """The shared part on ``state``, with what of it only those values read that steps leave besides."""
+        if self.seen is None:
+            return self.evaluate(env, state)
+        values = self.seen.values({**env, self.loop.carry.name: state})
+        return dict(zip((ref.key for ref in self.seen.outputs), values, strict=True))
 
     def unmoved(self, lo: int, hi: int, compared: int) -> int:
         """Every block is compared."""
@@ -161,10 +172,47 @@ class System:
         named = dict(zip(self.finite, values, strict=True))
         return failed(self.premises, named, reduced_precision(self.device))
 
-    def step(self, env: Env, state: Tensor, k: int) -> None:
-        """One sequential step in place: the loop's own calls for block ``k``."""
-        values, _ = self.update(env, state, k, k + 1, True)
+    def step(self, env: Env, state: Tensor, k: int) -> Values:
+        """One sequential step in place: the loop's own calls for block ``k``. What it leaves besides, ``[1, ..]``."""
+        if self.besides is None:
+            values, _ = self.update(env, state, k, k + 1, True)
+            left: Values = ()
+        else:
+            made = self._with_besides(self.besides, env, state, k, k + 1)
+            values, left = made[:1], made[1:]
         self.write(state, k, k + 1, values)
+        return left
+
+    def finish(self, env: Env, state: Tensor, init: Tensor, done: int) -> Values:
+        """The array after all steps, in place, then what they left besides; the first ``done`` are in ``state``."""
+        left = [self.collect(env, state, init, done)] if done else []
+        left += [self.step(env, state, k) for k in range(done, self.blocks)]
+        if not left:
+            kinds = [(value.type.shape, getattr(torch, value.type.dtype)) for value in self.loop.collected]
+            left = [tuple(torch.zeros(shape, dtype=dtype, device=self.device) for shape, dtype in kinds)]
+        return (state, *map(torch.cat, zip(*left, strict=True)))
+
+    def collect(self, env: Env, state: Tensor, init: Tensor, blocks: int) -> Values:
+        """What the first ``blocks`` steps leave besides the array, from one that holds what they wrote.
+
+        A test that it does not show, and that bounds do not settle either, counts as one that came out otherwise.
+        """
+        if self.besides is None:
+            return ()
+        left = self._with_besides(self.besides, env, state, 0, blocks)[1:]
+        open_ = unsettled(self.loop, self.unseen, env, (init, state))
+        shown = {test.name: test.holds is (test not in open_) for test in self.unseen}
+        names = [value.name for value in self.loop.collected]
+        return tuple(
+            torch.full_like(t, shown[name]) if name in shown else t for name, t in zip(names, left, strict=True)
+        )
+
+    def _with_besides(self, besides: Tail, env: Env, state: Tensor, lo: int, hi: int) -> Values:
+        """What blocks ``lo .. hi - 1`` write and leave, by the loop's own calls, in no memory of anything else."""
+        everything = {**env, **self.all_seen(env, state), self.loop.carry.name: state}
+        made = besides.all(Window(lo, hi, everything, True))
+        others = {t.untyped_storage().data_ptr() for t in everything.values()}
+        return tuple(t.clone() if t.untyped_storage().data_ptr() in others else t.contiguous() for t in made)
 
     def start_from(self, init: Tensor) -> Tensor:
         """A fresh state with the contents of ``init`` in the layout that the author's loop has."""
@@ -199,6 +247,8 @@ def make_system(
     finite = tuple(dict.fromkeys(p.value for p in premises if isinstance(p, Finite | Bounded)))
     own = {node.name for node in loop.shared.nodes}
     extra = [ref for ref in map(Ref.of, finite) if ref.name in own]
+    in_sweeps = {ref for node in loop.tail.nodes for ref in node.refs()} | {*loop.tail.outputs}
+    shared = replace(loop.shared, outputs=tuple(ref for ref in loop.shared.outputs if ref in in_sweeps))
     axes = tuple(
         Indexed(axis.dim, tuple(int(v) for v in loop.tables[axis.table]), axis.length) for axis in loop.write.axes
     )
@@ -206,7 +256,7 @@ def make_system(
         loop,
         device,
         graph_call(loop.invariant, device),
-        graph_call(loop.shared, device, extra, watched=True),
+        graph_call(shared, device, extra, watched=True),
         Tail(loop, device, order),
         Positions(loop.carry.type.shape, axes),
         finite,
@@ -216,4 +266,7 @@ def make_system(
         order=order,
         windowed=windowed_by(loop, proof.windows, device, align) if proof.windows is not None else None,
         runs=runs,
+        besides=Tail(loop, device, besides=True) if loop.collected and not order else None,
+        seen=graph_call(loop.shared, device, extra) if loop.collected else None,
+        unseen=proof.unseen,
     )

@@ -49,6 +49,7 @@ def _graphs(program: Program) -> list[tuple[str, Graph]]:
     match program.loop:
         case ArrayLoop() as loop:
             inner = [("invariant", loop.invariant), ("shared", loop.shared), ("tail", loop.tail)]
+            inner += [("besides", loop.besides)] if loop.collected else []
         case Recurrence() as loop:
             inner = [("invariant", loop.invariant), ("ahead", loop.ahead), ("body", loop.body)]
         case RepeatedMap() as loop:

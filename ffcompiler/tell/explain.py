@@ -121,6 +121,8 @@ def _verdict(plan: Plan, sequentially: str) -> str:
     chosen, seconds = chosen_of(plan), seconds_of(plan)
     if chosen is None or seconds is None or plan.system is None:
         return str(plan.schedule)
+    if not plan.schedule.sweeps:
+        return f"{plan.schedule}: no sweeps, the recorded calls step by step, {speed(*seconds)}, {plan.equality}"
     if chosen.note.startswith("stopped"):
         return f"{plan.schedule}: {chosen.note}; from there the steps run one by one, {plan.equality}"
     return (
@@ -228,7 +230,7 @@ def _premises(plan: Plan) -> list[str]:
         return [*lines, "a kernel gives the same bits for the same bits in the same layout"]
     if isinstance(plan.system, Chain):  # each block by its own calls: nothing else is assumed
         return lines
-    if plan.schedule.method is not Method.SEQUENTIAL and isinstance(plan.equality, Bits):
+    if plan.schedule.sweeps and isinstance(plan.equality, Bits):
         lines.append(
             "a kernel rounds a position alike whatever stands at positions it does not depend on (tested here)"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..plan import Alternative, Bits, Method, Plan
+from ..plan import Alternative, Bits, Plan
 from ..program import Chain, Recurrence, RepeatedMap
 from ..runtime.guard import SLACK
 from .stages import chain_changes
@@ -19,11 +19,11 @@ def would_change(plan: Plan) -> list[str]:
         return ["what stands above under why, in the function's code"]
     if plan.refusal is not None:
         return _of_refused(plan)
-    if isinstance(plan.system, Chain) and plan.schedule.method is Method.SEQUENTIAL:
+    if isinstance(plan.system, Chain) and not plan.schedule.sweeps:
         return [*_measured(plan), *chain_changes(plan.system)]
     if isinstance(plan.system, RepeatedMap):
         return [*_of_repeated(plan), *_measured(plan)]
-    if plan.schedule.method is Method.SEQUENTIAL:
+    if not plan.schedule.sweeps:
         return [*_of_sequential(plan), *_measured(plan), *_batches(plan), *_devices(plan)]
     return [
         "inputs on which the iteration needs more sweeps; the guard then hands the rest to the reference",
@@ -42,7 +42,7 @@ def _of_refused(plan: Plan) -> list[str]:
 
 
 def _of_repeated(plan: Plan) -> list[str]:
-    if plan.schedule.method is Method.SEQUENTIAL:
+    if not plan.schedule.sweeps:
         more = "more steps, or inputs on which the state repeats early: from there on no step has to be made"
     else:
         more = "inputs on which the state repeats later or never: then all steps are made, at the cost of the loop"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 
-from ..graph import Graph, Ref, Value
+from ..graph import EMPTY_GRAPH, Graph, Ref, Value
 from ..program import (
     AnyLoop,
     ArrayLoop,
@@ -43,10 +43,9 @@ from .syntax import (
 )
 
 MAX_TABLE = 10_000_000  # entries that a shortened table may expand to
-_LOOPS = {"loop", "array_loop", "recurrence", "repeated_map", "invariant", "shared", "tail", "ahead", "body"}
-SECTIONS = frozenset(
-    {"arguments", "weights", "draws", "prologue", "overwrites", *_LOOPS, "chain", "epilogue", "checks", "results"}
-)
+_LOOPS = {"loop", "array_loop", "recurrence", "repeated_map", "invariant", "shared", "tail", "besides", "ahead", "body"}
+_AROUND = {"arguments", "weights", "draws", "prologue", "overwrites", "chain", "epilogue", "checks", "left", "results"}
+SECTIONS = frozenset(_AROUND | _LOOPS)
 
 
 def is_block(key: str) -> bool:
@@ -64,7 +63,7 @@ def read_program(sections: Sections) -> Program:
         graph(needed(sections, "prologue")),
         _loop(sections),
         graph(needed(sections, "epilogue")),
-        Result(_leaves(results), _tree(results)),
+        Result(_leaves(results), _tree(results), _leaves(sections["left"]) if "left" in sections else ()),
         _overwrites(sections["overwrites"]) if "overwrites" in sections else (),
         _draws(sections["draws"]) if "draws" in sections else (),
         _checks(sections["checks"]) if "checks" in sections else (),
@@ -171,7 +170,9 @@ def _loop(sections: Sections) -> AnyLoop:
         return [graph(needed(sections, key)) for key in keys]
 
     if "array_loop" in sections:
-        return _array_loop(sections["array_loop"], *graphs("invariant", "shared", "tail"))
+        besides = graph(sections["besides"]) if "besides" in sections else EMPTY_GRAPH
+        invariant, shared, tail = graphs("invariant", "shared", "tail")
+        return _array_loop(sections["array_loop"], invariant, shared, tail, besides)
     if "recurrence" in sections:
         head = _head(sections["recurrence"])
         invariant, ahead, body = graphs("invariant", "ahead", "body")
@@ -219,12 +220,13 @@ def _head(section: Section) -> tuple[int, int, tuple[Table, ...], tuple[Value, .
     return (*_steps(section), _tables(section), *_carry(section), _tree(section))
 
 
-def _array_loop(section: Section, invariant: Graph, shared: Graph, tail: Graph) -> ArrayLoop:
+def _array_loop(section: Section, invariant: Graph, shared: Graph, tail: Graph, besides: Graph) -> ArrayLoop:
     lo, hi, tables, carry, init, tree = _head(section)
     if len(carry) != 1 or len(init) != 1:
         raise Unreadable("an array loop carries one array", section.line)
-    write, (inputs, _) = _write(section, carry[0].name), _besides(section)
-    return ArrayLoop(lo, hi, tables, carry[0], init[0], tree, write, invariant, shared, tail, inputs)
+    write, (inputs, collected) = _write(section, carry[0].name), _besides(section)
+    graphs = (invariant, shared, tail)
+    return ArrayLoop(lo, hi, tables, carry[0], init[0], tree, write, *graphs, inputs, besides, collected)
 
 
 def _besides(section: Section) -> tuple[tuple[PerStep, ...], tuple[Value, ...]]:

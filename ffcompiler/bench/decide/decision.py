@@ -6,7 +6,7 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-EAGER = "eager"
+EAGER, SEQUENTIAL = "eager", "sequential"
 Seconds = dict[str, list[float]]
 
 
@@ -77,6 +77,17 @@ class Decision:
         predicted = self.predicted.get(self.chosen)
         return None if predicted is None or not self.decided else predicted / self.median(self.chosen)
 
+    @property
+    def share(self) -> float | None:
+        """The predicted share of the reference's seconds by the measured one: the machine's speed is no part of either.
+
+        The former of seconds on the example, as compiling took them; the latter of the turns that both were run in.
+        """
+        predicted, reference = self.predicted.get(self.chosen), self.predicted.get(SEQUENTIAL)
+        if predicted is None or not reference or not self.decided:
+            return None
+        return predicted / reference / self.slowdown
+
     def guarded(self) -> dict[str, float]:
         """Time of guarded runs on hard inputs by the user's function's, by kind of input and schedule."""
         return {
@@ -98,6 +109,7 @@ class Decision:
             "regret": self.regret,
             "slowdown": self.slowdown,
             "predicted_by_measured": self.prediction,
+            "predicted_share_by_measured": self.share,
             "guarded_by_eager": self.guarded(),
             "median_seconds": {name: self.median(name) for name in self.seconds},
         }

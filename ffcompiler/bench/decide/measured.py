@@ -9,22 +9,20 @@ from typing import Any
 
 import torch
 
-from ...choice.choose import to_try
-from ...compiled import Compiled
 from ...driver import compile as compile_function
 from ...plan import Method, Schedule
 from ..harness import load_between, moment, seconds_of
-from ..samplers import with_schedule
 from .checked import Checks, Variant, check
 from .decision import EAGER, Decision, Seconds
 from .system import Function, Inputs, System
+from .ways import SEQUENTIAL, Way, on_example, predicted, refusal_of, ways_of
 
 FAR = 5.0
 """What is that many times slower than the fastest is not run again: it cannot be the best."""
 ENOUGH, FEWEST = 6.0, 3
 """Seconds after which no further round is begun, and the rounds that are made all the same."""
 HARD_ROUNDS = 9
-SEQUENTIAL, JACOBI = Schedule(Method.SEQUENTIAL), Schedule(Method.JACOBI)
+JACOBI = Schedule(Method.JACOBI)
 
 Variants = Mapping[str, Variant]
 
@@ -48,16 +46,17 @@ def _decided(system: System, pairs: int) -> dict[str, Any]:
     began = time.perf_counter()
     auto = compile_function(function, system.inputs(0), equality=system.equality, cache=False)
     compile_seconds = time.perf_counter() - began
-    candidates = auto.plan.candidates
-    variants, chosen, checks = dict(every_variant(function, auto)), str(auto.plan.schedule), Checks()
+    ways = ways_of(system, function, auto)
+    variants, chosen, checks = dict(every_variant(function, ways)), ways[0].name, Checks()
+    refusal = refusal_of(auto.plan)
     check(system, variants, system.inputs, checks)
     seconds = in_turns(variants, system.inputs, range(2, 2 + pairs), keep={chosen})
-    hard = {} if auto.plan.refusal is not None else dict(on_hard_inputs(system, variants, seconds, chosen, checks))
+    hard = {} if refusal is not None else dict(on_hard_inputs(system, variants, seconds, chosen, checks))
     return {
         "chosen": chosen,
-        "refusal": auto.plan.refusal,
-        "predicted": {str(c.schedule): c.seconds if c.predicted is None else c.predicted for c in candidates},
-        "on_example": {str(c.schedule): c.seconds for c in candidates if c.measured},
+        "refusal": refusal,
+        "predicted": {w.name: s for w in ways if (s := w.seconds(predicted)) is not None},
+        "on_example": {w.name: s for w in ways if (s := w.seconds(on_example)) is not None},
         "seconds": seconds,
         "errors": checks.errors,
         "residuals": checks.residuals,
@@ -67,21 +66,10 @@ def _decided(system: System, pairs: int) -> dict[str, Any]:
     }
 
 
-def every_variant(function: Function, auto: Compiled) -> Iterator[tuple[str, Variant]]:
-    """The function itself, what ``auto`` gave, and the same plan with every other schedule, guarded."""
+def every_variant(function: Function, ways: Iterable[Way]) -> Iterator[tuple[str, Variant]]:
+    """The function itself, and every way of running it, guarded."""
     yield EAGER, lambda *arguments: (function(*arguments), None)
-    yield str(auto.plan.schedule), auto.run
-    if auto.plan.refusal is None:
-        for schedule in others(auto):
-            yield str(schedule), with_schedule(auto, schedule).run
-
-
-def others(auto: Compiled) -> list[Schedule]:
-    """What `auto` did not choose: the other candidates of its plan, and those that it left out for lack of time."""
-    table = auto.plan.candidates
-    every = (SEQUENTIAL, *(c.schedule for c in table), *to_try(auto.plan, auto.proof, None))
-    never = {auto.plan.schedule, *(c.schedule for c in table if c.excluded)}
-    return [schedule for schedule in dict.fromkeys(every) if schedule not in never]
+    yield from ((way.name, way.compiled.run) for way in ways)
 
 
 def in_turns(variants: Variants, inputs: Inputs, seeds: Iterable[int], keep: set[str]) -> Seconds:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...choice.choose import CAPTURED
 from ...doctor import machine
-from .decision import Decision
+from .decision import SEQUENTIAL, Decision
 
-SEQUENTIAL = "sequential"
-
+STEPWISE = (SEQUENTIAL, str(CAPTURED))
+"""Choices of which none is parallel."""
 GOALS = {
     "regret, geometric mean": 1.05,
     "regret, worst": 1.25,
@@ -45,13 +46,14 @@ class Summary:
         regrets = [d.regret for d in self.decided]
         slower = [d.slowdown for d in self.decisions if d.error is None]
         guarded = [ratio for d in self.decisions for ratio in d.guarded().values()]
-        missed = _errors(self.decided)
-        missed_parallel = _errors([d for d in self.decided if d.chosen != SEQUENTIAL])
+        parallel = [d for d in self.decided if d.chosen not in STEPWISE]
         found: list[tuple[str, list[float], Callable[[list[float]], float]]] = [
             ("regret, geometric mean", regrets, statistics.geometric_mean),
             ("regret, worst", regrets, max),
-            ("error of the prediction, median", missed, statistics.median),
-            ("error of the prediction, parallel ones, median", missed_parallel, statistics.median),
+            ("error of the prediction, median", _errors(self.decided), statistics.median),
+            ("error of the prediction, parallel ones, median", _errors(parallel), statistics.median),
+            ("error of the predicted share, median", _share_errors(self.decided), statistics.median),
+            ("error of the predicted share, parallel ones, median", _share_errors(parallel), statistics.median),
             ("compiled by eager, worst", slower, max),
             ("compiled by eager, geometric mean", slower, statistics.geometric_mean),
             ("guarded time on hard inputs by eager, median", guarded, statistics.median),
@@ -110,25 +112,30 @@ def _errors(decisions: Sequence[Decision]) -> list[float]:
     return [abs(d.prediction - 1.0) for d in decisions if d.prediction is not None]
 
 
+def _share_errors(decisions: Sequence[Decision]) -> list[float]:
+    """Of shares of the reference's time: of them the machine's speed is no part."""
+    return [abs(d.share - 1.0) for d in decisions if d.share is not None]
+
+
 def _against_goal(name: str, figure: float, system: str | None) -> str:
     goal = GOALS.get(name)
     verdict = "" if goal is None else f"   goal {goal:.2f}: {'reached' if figure <= goal else 'NOT REACHED'}"
     return f"{name:<50}{figure:>8.3f}{verdict}" + (f"   ({system})" if system else "")
 
 
-_HEAD = ("system", "chosen", "best measured", "ms", "regret", "predicted", "by eager", "guarded", "equal")
-_ROW = "{:<28}{:<24}{:<24}{:>9}{:>8}{:>11}{:>10}{:>9}  {}"
+_HEAD = ("system", "chosen", "best measured", "ms", "regret", "predicted", "share", "by eager", "guarded", "equal")
+_ROW = "{:<28}{:<24}{:<24}{:>9}{:>8}{:>11}{:>8}{:>10}{:>9}  {}"
 
 
 def table(decisions: Sequence[Decision]) -> list[str]:
-    """One line for each system: regret, predicted by measured, compiled by eager, worst guarded by eager."""
+    """One line for each system: regret, predicted by measured (seconds, then shares), compiled and guarded by eager."""
     return [_ROW.format(*_HEAD), *map(_row, decisions)]
 
 
 def _row(d: Decision) -> str:
     if d.error is not None:
         return f"{d.system:<28}error: {_first_line(d.error)}"
-    predicted, guarded = d.prediction, list(d.guarded().values())
+    predicted, share, guarded = d.prediction, d.share, list(d.guarded().values())
     return _ROW.format(
         d.system,
         d.chosen if d.decided else "sequential (refused)",
@@ -136,6 +143,7 @@ def _row(d: Decision) -> str:
         f"{1e3 * d.median(d.chosen):.4g}",
         f"{d.regret:.2f}",
         "" if predicted is None else f"{predicted:.2f}",
+        "" if share is None else f"{share:.2f}",
         f"{d.slowdown:.2f}",
         f"{max(guarded):.2f}" if guarded else "",
         "WRONG" if d.wrong else "yes",

@@ -24,7 +24,7 @@ class System:
     """A function, made anew by ``make``, with its arguments by seed: 0 is the example that it is compiled on.
 
     ``hard``: arguments of the same shapes and another distribution, which the guard must survive. ``forgets``: an error
-    in a state fades, so that under a tolerance results are near the reference's.
+    in a state fades, so that under a tolerance results are near the reference's. ``loops``: so many in a row.
     """
 
     name: str
@@ -34,6 +34,7 @@ class System:
     equality: Equality = BITS
     hard: Mapping[str, Inputs] = field(default_factory=dict)
     forgets: bool = True
+    loops: int = 1
 
 
 def generator(seed: int) -> torch.Generator:

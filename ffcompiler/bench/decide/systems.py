@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...errors import UsageError
-from . import layers, maps, recurrent, samplers
+from . import layers, maps, recurrent, rows, samplers
 from .system import System
 
 SYSTEMS: dict[str, System] = {
-    system.name: system for module in (samplers, recurrent, maps, layers) for system in module.SYSTEMS
+    system.name: system for module in (samplers, recurrent, maps, layers, rows) for system in module.SYSTEMS
 }
 
 

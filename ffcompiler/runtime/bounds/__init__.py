@@ -6,12 +6,20 @@ and overflow on the way included; room for one relative rounding is added afterw
 
 from __future__ import annotations
 
+from . import answers as answers
 from . import cells as cells
 from . import choices as choices
 from . import combining, elementwise, moves
-from .spans import ANY, Bounds, Rule, Span, around, largest, limit
+from .spans import ANY, Bounds, Rule, Span, around, extent, largest, limit, union
 
-RULES: dict[str, Rule] = {**elementwise.TABLE, **choices.TABLE, **moves.TABLE, **combining.TABLE, **cells.TABLE}
+RULES: dict[str, Rule] = {
+    **elementwise.TABLE,
+    **choices.TABLE,
+    **moves.TABLE,
+    **combining.TABLE,
+    **cells.TABLE,
+    **answers.TABLE,
+}
 """By the operator's full name."""
 
-__all__ = ["ANY", "RULES", "Bounds", "Rule", "Span", "around", "largest", "limit"]
+__all__ = ["ANY", "RULES", "Bounds", "Rule", "Span", "around", "extent", "largest", "limit", "union"]

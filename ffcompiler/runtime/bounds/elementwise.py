@@ -295,11 +295,8 @@ TABLE: dict[str, Rule] = {
     **table(same, "nan_to_num.default"),
     **table(
         whatever,
-        """eq.Tensor eq.Scalar ne.Tensor ne.Scalar lt.Tensor lt.Scalar le.Tensor le.Scalar gt.Tensor gt.Scalar ge.Tensor
-        ge.Scalar logical_and.default logical_or.default logical_not.default logical_xor.default isnan.default
-        isinf.default isfinite.default isposinf.default isneginf.default signbit.default bitwise_and.Tensor
-        bitwise_and.Scalar bitwise_or.Tensor bitwise_or.Scalar bitwise_xor.Tensor bitwise_xor.Scalar bitwise_not.default
-        __lshift__.Scalar __rshift__.Scalar bitwise_left_shift.Tensor bitwise_right_shift.Tensor""",
+        """logical_xor.default signbit.default bitwise_xor.Tensor bitwise_xor.Scalar __lshift__.Scalar
+        __rshift__.Scalar bitwise_left_shift.Tensor bitwise_right_shift.Tensor""",
     ),
     **table(add, "add.Tensor add.Scalar"),
     **table(subtract, "sub.Tensor sub.Scalar"),

@@ -44,6 +44,10 @@ class Span:
         return self.low <= number <= self.high
 
 
+PLACED = frozenset(
+    f"aten.{name}" for name in "select.int slice.Tensor select_scatter.default slice_scatter.default".split()
+)
+"""Operators whose rules hold wherever they read and write."""
 ANY = Span(-math.inf, math.inf)
 ZERO, UNIT = Span(0.0, 0.0), Span(0.0, 1.0)
 Rule: TypeAlias = "Callable[[Bounds, Node, tuple[Any, ...]], Span | tuple[Span, ...]]"
@@ -79,7 +83,8 @@ class Bounds:
         for value in graph.inputs:
             self.types.setdefault(value.name, value.type)
         for node in graph.nodes:
-            rule = self.rules.get(node.op)
+            settled = node.op in PLACED or not any(node.steps())  # of numbers that differ from step to step, nothing is
+            rule = self.rules.get(node.op) if settled else None
             found = rule(self, node, complete(node.op, node.args, dict(node.kwargs))) if rule is not None else ANY
             several = len(node.types) > 1
             spans = found if isinstance(found, tuple) else (found,) * len(node.types)
@@ -105,6 +110,13 @@ class Bounds:
         kind = self.types[arg.key]
         assert kind is not None
         return kind.shape
+
+    def type_of(self, arg: Ref) -> TensorType | None:
+        """Dtype and shape of a value, as far as they are known."""
+        t = self.constants.get(arg.key)
+        if t is None:
+            return self.types.get(arg.key)
+        return TensorType(str(t.dtype).removeprefix("torch."), tuple(t.shape), tuple(t.stride()))
 
     def constant(self, arg: Arg) -> Tensor | None:
         return self.constants.get(arg.key) if isinstance(arg, Ref) else None
@@ -142,7 +154,7 @@ def rounded(span: Span, kind: TensorType | None) -> Span:
     if kind is None or kind.dtype.startswith("complex"):
         return ANY
     if kind.dtype == "bool":
-        return UNIT
+        return span if span in (ZERO, Span(1.0, 1.0)) else UNIT
     dtype = getattr(torch, kind.dtype)
     if not dtype.is_floating_point:
         info = torch.iinfo(dtype)

@@ -97,12 +97,27 @@ class Samples:
                 return False
         return False
 
-    def _sampled(self, node: Node, integers: tuple[int, ...]) -> tuple[Window, Values]:
-        """The first two steps, with a few values for what a node reads."""
-        count = min(2, self.count)
+    def steady(self, node: Node, each: Rule) -> bool:
+        """Whether single steps give values of the recorded types, as far as a few of them show."""
+        kinds = [kind for _, kind in results_of(node)]
+        for integers in SAMPLES:
+            try:
+                made = [
+                    _several(each(*self._sampled(node, integers, step)))
+                    for step in {0, self.count // 2, self.count - 1}
+                    if 0 <= step < self.count
+                ]
+            except Exception:  # as for rules
+                continue
+            return all(_of_type(t, kind) for several in made for t, kind in zip(several, kinds, strict=True))
+        return False
+
+    def _sampled(self, node: Node, integers: tuple[int, ...], step: int | None = None) -> tuple[Window, Values]:
+        """The first two steps, or another one alone, with a few values for what a node reads."""
+        count, first = (min(2, self.count), 0) if step is None else (1, step)
         found = {key: _sample(self.types[key], count, integers, self.device) for key in operands(node)}
         shared = {key: t[0] for key, t in found.items() if key not in self.stepped}
-        return Window(0, count, shared, False), {key: t for key, t in found.items() if key in self.stepped}
+        return Window(first, first + count, shared, False), {key: t for key, t in found.items() if key in self.stepped}
 
 
 def _several(made: Any) -> tuple[Tensor, ...]:
@@ -121,8 +136,13 @@ def _sample(kind: TensorType, count: int, integers: tuple[int, ...], device: tor
     return numbers.reshape(apart).to(dtype).expand(count, *kind.shape)
 
 
+def _of_type(got: Tensor, kind: TensorType) -> bool:
+    """Whether it has the type at each of some steps."""
+    return str(got.dtype).removeprefix("torch.") == kind.dtype and tuple(got.shape[1:]) == kind.shape
+
+
 def _alike(got: Tensor, wanted: Tensor, kind: TensorType) -> bool:
-    if str(got.dtype).removeprefix("torch.") != kind.dtype or tuple(got.shape[1:]) != kind.shape:
+    if not _of_type(got, kind):
         return False
     if not got.dtype.is_floating_point and not got.dtype.is_complex:
         return torch.equal(got, wanted)

@@ -53,6 +53,8 @@ class Lifted:
         """Operators that a certificate evaluates step by step."""
         self.unlifted: Sequence[Node] = lifting.unlifted
         """Operators that can be evaluated step by step only."""
+        self.uneven: Sequence[Node] = lifting.uneven
+        """Those of them that cannot be evaluated here at all."""
         self._lifts = self._unread_left_out(lifts, frozenset(lifting.gathers))
         self._dropped = self._read_last()
         self._width = max(1, LIFTED_BYTES // self._step_bytes())

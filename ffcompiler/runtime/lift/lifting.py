@@ -18,6 +18,7 @@ from ..positions import Indexed, Positions
 from ..watch import FEW, look
 from .checks import Samples, is_exact, only_compared, operands
 from .layers import has_batching_rule
+from .numbers import of_tensors
 from .places import place_of, read_places, write_places
 from .rules import plain_call
 from .window import Rule, Values, Window, results_of
@@ -52,6 +53,8 @@ class Lifting:
         """Operators that a certificate evaluates step by step."""
         self.unlifted: list[Node] = []
         """Operators that can be evaluated step by step only."""
+        self.uneven: list[Node] = []
+        """Those of them that give another shape in another step, so that they cannot be evaluated here at all."""
 
     def rule(self, node: Node) -> Rule:
         """How to evaluate a node on a window."""
@@ -63,6 +66,8 @@ class Lifting:
         together = next((rule for rule in self._candidates(node) if samples.agree(node, rule, each)), None)
         if together is None:
             self.unlifted.append(node)
+            if not samples.steady(node, each):
+                self.uneven.append(node)
             return each
         if is_exact(node, self._types, self._tables) or only_compared(node, self._graph):
             return together
@@ -72,7 +77,7 @@ class Lifting:
     def _candidates(self, node: Node) -> list[Rule]:
         """Ways to evaluate a node at all steps at once, the cheapest first."""
         numerics = OPS[node.op].numerics
-        if numerics in (Numerics.EXACT, Numerics.POINTWISE):
+        if numerics in (Numerics.EXACT, Numerics.POINTWISE) or of_tensors(node) is not None:
             return [self._pointwise(node)] if len(node.types) == 1 and self._steps_are_wide(node) else []
         found = [self._placed(node), self._filled(node), self._plain(node), self._batched(node)]
         return [rule for rule in found if rule is not None]
@@ -156,14 +161,12 @@ class Lifting:
         return Indexed(dim, starts, length)
 
     def _steps_are_wide(self, node: Node) -> bool:
-        has_steps = any(node.steps())
-        return not has_steps or (
-            node.type.dtype in WIDE_SCALARS and all(self._types[k].dtype in WIDE_SCALARS for k in operands(node))
-        )
+        kinds = {node.type.dtype, *(self._types[k].dtype for k in operands(node))}
+        return not any(node.steps()) or kinds <= {*WIDE_SCALARS, "bool"}
 
     def _pointwise(self, node: Node) -> Rule:
         """An elementwise operator: the same call on lifted operands, their ranks made to agree after the steps."""
-        rank, op = len(node.type.shape), OVERLOADS[node.op]
+        rank, op = len(node.type.shape), of_tensors(node) or OVERLOADS[node.op]
         kinds = [node.type.dtype, *(self._types[k].dtype for k in operands(node))]
         kind = next((k for k in kinds if "float" in k), None)  # numbers take the precision of the operator
         flat = not node.kwargs and not any(isinstance(arg, tuple | Symbol) for arg in node.args)

@@ -6,7 +6,7 @@ views made. What a windowed sweep computes is never claimed: certifying sweeps e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from threading import Lock
 from typing import TypeAlias
 
@@ -76,6 +76,20 @@ class Windowed:
     def prepare(self, workspace: Workspace, settled: int, hi: int, watch: Watch | None = None) -> Bound:
         """The calls of a window, bound to the workspace when it is first seen. Raises: `LeftError`."""
         return workspace.bind((settled, hi), lambda: bind(workspace, self._program(settled, hi, watch), watch))
+
+    def ready(self, windows: Iterable[tuple[int, int]]) -> bool:
+        """Whether the next run finds the calls of all of these."""
+        inference = torch.is_inference_mode_enabled()
+        with self._lock:
+            workspace = next((w for w in self._pool if w.inference == inference), None)
+            return workspace is not None and all(map(workspace.bound, windows))
+
+    def rehearse(self, windows: Iterable[tuple[int, int]]) -> None:
+        """Make the calls of these for runs to come."""
+        workspace = self._acquire()
+        for settled, hi in windows:
+            self.prepare(workspace, settled, hi)
+        self.end(workspace)
 
     def program(self, settled: int, hi: int) -> WindowProgram:
         """The instructions of a window."""
