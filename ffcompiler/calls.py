@@ -76,9 +76,19 @@ def _walk(value: Any, key: list[Hashable], tensors: list[Tensor], objects: list[
 
 def bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[..., Any]:
     """``function`` with the objects that a call hands to it in its reach; as it is where there are none."""
-    names = names_of(function)
-    given = [(path, v) for path, v in labelled(names, args, kwargs) if _is_held(v)]
-    return Bound(unbound(function), tuple(given)) if given else function
+    given = _held(function, args, kwargs)
+    return Bound(unbound(function), given) if given else function
+
+
+def _held(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[str, Any], ...]:
+    """The objects of a call, each with a path that no other has: a keyword may be spelt like a positional argument."""
+    found: dict[str, Any] = {}
+    for path, value in labelled(names_of(function), args, kwargs):
+        if _is_held(value):
+            found[path if path not in found else f"{path} ({len(found)})"] = value
+    return tuple(found.items())
 
 
 def others_given(
@@ -86,10 +96,9 @@ def others_given(
 ) -> Iterator[str]:
     """Every object of a call that is another than the one which ``function`` was compiled with in its place."""
     if isinstance(function, Bound):
-        wanted = dict(function.given)
-        for path, value in labelled(names_of(function), args, kwargs):
-            if path in wanted and not (_is_held(value) and identity(value) == identity(wanted[path])):
-                yield f"{path} is another object than the {type(wanted[path]).__name__} of the plan"
+        for (path, was), (_, now) in zip(function.given, _held(function, args, kwargs), strict=False):
+            if identity(was) != identity(now):
+                yield f"{path} is another object than the {type(was).__name__} of the plan"
 
 
 def _is_held(value: Any) -> bool:

@@ -20,7 +20,7 @@ from .capture import look, unmoved
 from .choice.processors import Simulation
 from .choice.workers import Example, Progress, checked, examples_in_a_row, impossible, simulate_workers
 from .errors import ArtifactError, BranchError, CaptureError, SignatureError, UsageError
-from .given import Bound, unbound
+from .given import Bound, Wrapper, unbound
 from .live import Live
 from .modes import as_recorded, other_modes
 from .plan import Method, Plan, in_a_row
@@ -42,7 +42,7 @@ LEAVES = 4
 
 
 @dataclass(slots=True)
-class Compiled:
+class Compiled(Wrapper):
     """A compiled function. Calls may come from several threads.
 
     ``live`` is the user's function in this process; an artifact loaded from a file has ``stored`` weights instead, and
@@ -91,6 +91,11 @@ class Compiled:
     def proof(self) -> Proof:
         """That of the first loop."""
         return self.parts[0].proof if self.parts else self.proofs[0]
+
+    def __repr__(self) -> str:
+        """How each part is run; the whole is `explain()`, or ``str(compiled.plan)``."""
+        ways = ", ".join(str(part.schedule) for part in self.plan.parts)
+        return f"<ffcompiler.Compiled: {ways}; {self.plan.equality}; {self.plan.device}>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the function gives for these arguments, evaluated without gradients.
@@ -172,6 +177,11 @@ class Compiled:
     def _called(self) -> Callable[..., Any] | None:
         """The user's function, in its own process."""
         return self.function if self.live is None else self.live.function
+
+    @property
+    def wrapped(self) -> Callable[..., Any] | None:
+        """The user's function; of an artifact None."""
+        return None if self._called is None else unbound(self._called)
 
     def _admit(self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> None:
         """Raises: `SignatureError` for tensors that require gradients."""
@@ -289,7 +299,7 @@ class Compiled:
     ) -> tuple[Any, RunRecord]:
         if all(part.sequential for part in self.parts):
             return self._sequentially(args, kwargs, Ending.SEQUENTIAL, self.plan.refusal or "")
-        weights, stale = (self.stored, None) if self.live is None else self.live.now(self.device.type)
+        weights, stale = (self.stored, None) if self.live is None else self.live.now(self.device.type, tensors)
         if stale is not None:
             return self._sequentially(args, kwargs, Ending.STALE, stale)
         hindrances = [part.runner.hindrance() if part.plan.schedule.sweeps else "" for part in self.parts]

@@ -45,11 +45,11 @@ def compile(  # noqa: A001 - the verb users expect: ffc.compile
     cache: bool | str | os.PathLike[str] = True,
     progress: Progress | None = None,
 ) -> Compiled:
-    """``function``, whose sequential loop is marked by `fori_loop`, as a callable with the same answer.
+    """``function``, a long chain of small steps such as a loop, as a callable with the same answer.
 
-    ``example_args`` (and ``example_kwargs``) are the first signature: shapes, dtypes, device, constants and modes; the
-    choice of schedule is calibrated on them. Other signatures are compiled when they are first called, and at most
-    ``max_signatures`` are kept (`Compiled.variants`).
+    ``example_args`` (and ``example_kwargs``) are the first signature: shapes, dtypes, device, constants, objects such
+    as modules, and modes; the choice of schedule is calibrated on them. Other signatures are compiled when they are
+    first called, and at most ``max_signatures`` are kept (`Compiled.variants`).
 
     ``equality``: ``"bits"`` or `tolerance(rtol, atol)`. ``schedule``: ``"auto"``, or a name such as ``"jacobi"``,
     ``"gs-jacobi(98)"``, ``"growing(64)"``, ``"sliding(98)+windows"``, ``"wavefront"``, ``"gauss-seidel"``,

@@ -30,7 +30,8 @@ def _both(first: Captured, second: Captured) -> Captured | None:
         return None
     places = {made.weights[name]: place for name, place in second.places.items()}
     rebound = frozenset(made.weights[name] for name in second.rebound)
-    replays = tuple(_one_run(a, b) for a, b in zip(first.replays, second.replays, strict=True))
+    counts = first.program.result.returned, second.program.result.returned
+    replays = tuple(_one_run(a, b, *counts) for a, b in zip(first.replays, second.replays, strict=True))
     return replace(
         first,
         program=made.program,
@@ -44,8 +45,8 @@ def _both(first: Captured, second: Captured) -> Captured | None:
     )
 
 
-def _one_run(first: Replay, second: Replay) -> Replay:
-    """What both loops did in one recorded run."""
+def _one_run(first: Replay, second: Replay, handed: int, returned: int) -> Replay:
+    """What both loops did in one recorded run; so many of their results are handed on, and returned, others left."""
     later = {c.position: c for c in second.checkpoints}
     both = [(c, later[c.position]) for c in first.checkpoints if c.position in later]
     return replace(
@@ -53,7 +54,7 @@ def _one_run(first: Replay, second: Replay) -> Replay:
         init=(*first.init, *second.init),
         checkpoints=tuple(Checkpoint(a.position, (*a.before, *b.before), (*a.after, *b.after)) for a, b in both),
         final=(*first.final, *second.final),
-        results=second.results,
+        results=(*second.results[:returned], *first.results[handed:], *second.results[returned:]),
         complete=first.complete and second.complete,
         left=(),
     )

@@ -45,6 +45,17 @@ class Bound:
         return self.function(*args, **kwargs)
 
 
+class Wrapper:
+    """Something of ours that gives what a function of the user's gives."""
+
+    __slots__ = ()
+
+    @property
+    def wrapped(self) -> Callable[..., Any] | None:
+        """That function; None where it is not in this process."""
+        raise NotImplementedError
+
+
 def unbound(function: Any) -> Any:
     """The function itself."""
     return function.function if isinstance(function, Bound) else function

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .capture import Captured, held_at, look
 from .capture.captured import Place
+from .capture.facts import span_of
 from .capture.surroundings import View
 from .graph import TensorType
 from .loops import Resume, TimedSteps, drive_loops
@@ -103,7 +104,7 @@ class Live:
         view = look(self.function) if self.captured.left else View()
         return [(left.spot.name, held_at(view, left.spot)) for left in self.captured.left]
 
-    def now(self, device: str) -> tuple[tuple[dict[str, Tensor], ...], str | None]:
+    def now(self, device: str, arguments: Sequence[Tensor] = ()) -> tuple[tuple[dict[str, Tensor], ...], str | None]:
         """The weights of each part now, and what has changed such that the graph is no longer the function's."""
         view = look(self.function)
         stale = view.changes(self.captured.others)
@@ -116,7 +117,24 @@ class Live:
         if stale is None:
             used = [(part.places[w.name], w) for part in self.captured.parts for w in part.program.weights]
             stale = next(filter(None, (self._fault(place, w, view, device) for place, w in used)), None)
+        if stale is None:
+            stale = self._shared(view, arguments)
         return (() if stale is not None else _weights(self.captured, view)), stale
+
+    def _shared(self, view: View, arguments: Sequence[Tensor]) -> str | None:
+        """Why what steps write into a weight is seen under another name, too."""
+        parts = self.captured.parts
+        written = {part.places[o.weight].paths[0] for part in parts for o in part.program.overwrites}
+        if not written:
+            return None
+        read = {place.paths[0] for part in parts for place in part.places.values() if place.paths}
+        spans = [(path, span_of(view.tensors[path])) for path in sorted(read)]
+        spans += [("an argument", span_of(t)) for t in arguments]
+        for path, (start, end) in spans:
+            others = (other for other, (a, b) in spans if other != path and a < end and start < b)
+            if path in written and (other := next(others, None)) is not None:
+                return f"{path}, which steps write, shares its memory with {other}"
+        return None
 
     def _fault(self, place: Place, weight: Weight, view: View, device: str) -> str | None:
         """Why a weight is no longer what the graph takes it for."""

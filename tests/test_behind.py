@@ -255,6 +255,46 @@ def test_a_run_that_hands_over_leaves_it_too() -> None:
     assert assert_leaves_the_same(compiled, mine, theirs, u) is Ending.PREMISE
 
 
+class Layers(nn.Module):
+    """Two recurrent layers, each leaving its last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([nn.GRUCell(3, 4), nn.GRUCell(4, 4)])
+        with torch.no_grad():
+            for k, p in enumerate(self.parameters()):
+                p.copy_(randn(*p.shape, seed=k) * 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs, h = [], torch.zeros(len(x), 4)
+        for t in range(x.shape[1]):
+            h = self.cells[0](x[:, t], h)
+            outputs.append(h)
+        self.first, self.early = h, outputs[0] + 1
+        y, outputs, h = torch.stack(outputs, 1), [], torch.zeros(len(x), 4)
+        for t in range(x.shape[1]):
+            h = self.cells[1](y[:, t], h)
+            outputs.append(h)
+        self.second, self.between = h, y
+        return torch.stack(outputs, 1)
+
+
+@pytest.mark.parametrize(("schedule", "parts"), [("wavefront", 1), ("jacobi", 2)])
+def test_loops_in_a_row_leave_what_each_has_made_whether_or_not_they_are_solved_as_one(
+    schedule: str, parts: int
+) -> None:
+    mine, theirs = Layers(), Layers()
+    compiled = bold(ffc.compile(mine, (randn(2, 12, 3),), schedule=schedule, equality=ffc.tolerance(1e-6, 1e-6)))
+    assert len(compiled.plan.parts) == parts
+    for seed in range(2):
+        x = randn(2, 12, 3, seed=seed)
+        result, _ = compiled.run(x)
+        with torch.no_grad():
+            torch.testing.assert_close(result, theirs(x), atol=1e-5, rtol=1e-5)
+        for name in ("first", "early", "second", "between"):
+            torch.testing.assert_close(getattr(mine, name), getattr(theirs, name), atol=1e-5, rtol=1e-5)
+
+
 def test_what_is_left_shares_memory_exactly_where_the_function_lets_it() -> None:
     mine = Leaving(its_result)
     compiled = bold(ffc.compile(mine, (randn(2, SIZE),), schedule="jacobi"))

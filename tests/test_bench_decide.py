@@ -16,12 +16,12 @@ import ffcompiler as ffc
 from ffcompiler.bench import harness
 from ffcompiler.bench.decide import campaign, checked, measured
 from ffcompiler.bench.decide.checked import Checks, check
-from ffcompiler.bench.decide.decision import EAGER, Decision
+from ffcompiler.bench.decide.decision import EAGER, NEXT, Decision
 from ffcompiler.bench.decide.measured import decide, in_turns
 from ffcompiler.bench.decide.summary import Summary
 from ffcompiler.bench.decide.system import BITS, TIGHT, System, normal
 from ffcompiler.bench.decide.systems import SYSTEMS, select
-from ffcompiler.bench.decide.ways import NEXT, Way, on_example, predicted, refusal_of, ways_of
+from ffcompiler.bench.decide.ways import Way, on_example, predicted, refusal_of, ways_of
 from ffcompiler.bench.harness import Moment
 from ffcompiler.cli import main
 from ffcompiler.errors import UsageError
@@ -66,6 +66,12 @@ def test_the_eager_function_is_no_choice_but_what_a_slow_down_is_named_after() -
 def test_a_prediction_is_held_against_the_median_of_the_chosen_schedule() -> None:
     assert MADE_UP.prediction == 3.0 / 4.0
     assert replace(MADE_UP, chosen="sliding(4)").prediction is None  # the plan says nothing of it
+
+
+def test_a_choice_is_parallel_if_any_part_of_it_is() -> None:
+    names = ("sequential", "captured", "captured | sequential", "jacobi | captured")
+    assert [replace(MADE_UP, chosen=name).parallel for name in names] == [False, False, False, True]
+    assert not replace(REFUSED, chosen="jacobi").parallel
 
 
 def test_a_predicted_share_is_held_against_the_share_of_the_function_in_the_same_turns() -> None:
@@ -177,6 +183,18 @@ def test_a_result_that_is_not_the_functions_is_found_out(
     check(system, {EAGER: lambda x: (x, None), "jacobi": variant}, system.inputs, checks, " (hard)")
     assert (checks.wrong.get("jacobi (hard)", "") or "").startswith(fault or "") and bool(checks.wrong) == bool(fault)
     assert set(checks.errors) == {"jacobi (hard)"}
+
+
+@pytest.mark.parametrize(
+    ("equality", "off", "fault"), [(TIGHT, 1e-6, ""), (TIGHT, 0.5, "off by"), (BITS, 1e-6, "other")]
+)
+def test_recorded_calls_may_round_otherwise_under_a_tolerance(equality: Any, off: float, fault: str) -> None:
+    def variant(x: Tensor) -> tuple[Tensor, RunRecord]:
+        return x + off, replace(run_record(0, None), ending=Ending.CAPTURED)
+
+    system, checks = System("s", "k", lambda: None, normal(4), equality), Checks()
+    check(system, {EAGER: lambda x: (x, None), "captured": variant}, system.inputs, checks)
+    assert checks.wrong.get("captured", "").startswith(fault) and bool(checks.wrong) == bool(fault)
 
 
 def test_a_system_that_does_not_forget_may_be_off_within_its_residual() -> None:

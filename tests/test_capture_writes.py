@@ -808,6 +808,35 @@ def test_data_that_is_replaced_otherwise_in_a_plain_loop_is_refused_and_runs_rig
     assert_same(dict(model.state_dict()), dict(twin.state_dict()))
 
 
+def masked_in_place(m: Any, x: Tensor) -> Tensor:
+    m.weight.data *= m.mask
+    return x @ m.weight + torch.tanh(m.corner.sum())
+
+
+def masked_in_place_then_moved(m: Any, x: Tensor) -> Tensor:
+    m.weight.data *= m.mask
+    m.weight.data = m.weight.data.clone()
+    return x @ m.weight + torch.tanh(m.corner.sum())
+
+
+@pytest.mark.parametrize("act", [masked_in_place, masked_in_place_then_moved], ids=lambda f: f.__name__)
+def test_a_weight_that_shares_its_memory_since_compilation_is_seen_under_both_names(act: Any) -> None:
+    model = Squares(act)
+    model.corner = torch.ones(2, 4)
+    compiled = bold(ffc.compile(runs(model), (randn(2, 4),), schedule="jacobi"))
+    assert compiled.run(randn(2, 4))[1].ending is Ending.SWEEPS
+    with torch.no_grad():
+        model.weight.copy_(randn(4, 4, seed=9))
+    model.corner = model.weight.detach()[2:]
+    twin = copy.deepcopy(model)
+    twin.corner = twin.weight.detach()[2:]
+    with torch.no_grad():
+        expected = runs(twin)(randn(2, 4, seed=1))
+    result, record = compiled.run(randn(2, 4, seed=1))
+    assert record.ending is Ending.STALE and "shares its memory with" in record.detail
+    assert_same(result, expected)
+
+
 def test_a_view_of_a_weight_that_steps_write_in_place_is_refused_in_a_plain_loop() -> None:
     model = Squares(lambda m, x: x @ m.weight)
 

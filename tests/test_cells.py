@@ -344,6 +344,20 @@ def test_a_layer_under_a_tolerance_gives_what_the_module_gives(name):
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("settings", [{}, {"bidirectional": True}, {"batch_first": True}])
+def test_dropout_between_layers_is_that_of_the_module(kind, settings):
+    layer, x = seeded(kind(3, 4, num_layers=2, dropout=0.3, **settings), 0.4).train(), randn(24, 24, 3)
+    compiled = ffc.compile(lambda x: layer(x), (x,), equality=NEAR, schedule="jacobi")
+    for seed in range(3):
+        torch.manual_seed(seed)
+        got, state = compiled(x), torch.get_rng_state()
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            assert close(got, layer(x))
+        assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
 def test_a_first_state_and_the_batch_first_are_accepted(kind):
     layer, x, h = seeded(kind(3, 4, batch_first=True), 0.4), randn(2, 24, 3), randn(1, 2, 4, seed=8)
     first = (h, h * 0.5) if kind is nn.LSTM else h

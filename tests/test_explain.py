@@ -114,3 +114,11 @@ def test_a_continuous_image_model_needs_many_certifying_sweeps_and_they_are_coun
     result, record = bold(compiled).run(noise)
     assert torch.equal(result, sample(noise))
     assert sum(s.certified for s in record.sweeps) >= 1 and candidate.certifying <= candidate.sweeps
+
+
+def test_a_compiled_function_prints_as_one_line() -> None:
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return ffc.fori_loop(0, 12, lambda t, h: 0.5 * h + x[t], torch.zeros(3))
+
+    compiled = ffc.compile(run, (torch.randn(12, 3),), schedule="jacobi")
+    assert repr(compiled) == "<ffcompiler.Compiled: jacobi; bits; cpu>"

@@ -548,6 +548,90 @@ def test_a_copy_of_a_compiled_function_is_the_same_and_pickling_says_save() -> N
         pickle.dumps(compiled)
 
 
+class Sampler(Net):
+    def sample(self, u: Tensor) -> Tensor:
+        return sampled(u, self)
+
+    def louder(self, u: Tensor) -> Tensor:
+        return sampled(u, lambda x: self(x) * settings.gain)
+
+
+class Looking(Sampler):
+    def fastest(self, u: Tensor) -> Tensor:
+        return self.fast(u) if hasattr(self, "fast") else self.sample(u)
+
+
+settings = SimpleNamespace(gain=1.5)
+
+
+@pytest.mark.parametrize("name", ["sample", "louder"])
+def test_a_module_may_keep_its_compiled_sampler_in_an_attribute(name: str) -> None:
+    model, u = Sampler().eval(), randn(3, 6)
+    method = getattr(model, name)
+    vars(model)["quick"] = compiled = compiled_for(method, u)
+    vars(model)["other"] = compiled_for(model.louder, u)
+    assert_sweeps(compiled, method, u)
+    assert_sweeps(compiled, method, randn(2, 6))
+    model.gain = 0.25
+    assert_stale(compiled, method, "gain has changed", u)
+
+
+def test_a_compiled_function_that_code_can_find_is_seen_when_it_is_new() -> None:
+    model, u = Looking().eval(), randn(3, 6)
+    compiled = compiled_for(model.fastest, u)
+    assert_sweeps(compiled, model.fastest, u)
+    vars(model)["fast"] = ffc.compile(model.louder, (u,))
+    assert_stale(compiled, model.fastest, "self.fast() is new", u)
+
+
+def repeated(by: int, u: Tensor) -> Tensor:
+    return ffc.fori_loop(0, 4, lambda i, x: torch.tanh(x * by), u)
+
+
+def test_what_a_compiled_function_reaches_is_in_the_reach_of_a_function_that_calls_it(tmp_path: Path) -> None:
+    model, u = Sampler().eval(), randn(3, 6)
+    inner = ffc.compile(model.louder, (u,))
+    held = [inner]
+
+    def outer(u: Tensor) -> Tensor:
+        return sampled(held[0](u), model)
+
+    compiled = compiled_for(outer, u)
+    assert_sweeps(compiled, outer, u)
+    try:
+        settings.gain = 0.5
+        assert_stale(compiled, outer, "settings.gain has changed", u)
+    finally:
+        settings.gain = 1.5
+    for by in (2, 3):
+        ffc.compile(partial(repeated, by), (u,)).save(tmp_path / f"{by}.ffc")
+    held[0] = ffc.load(tmp_path / "2.ffc")
+    compiled = compiled_for(outer, u)
+    assert_sweeps(compiled, outer, u)
+    held[0] = ffc.load(tmp_path / "3.ffc")
+    assert_stale(compiled, outer, "held[0].function has changed", u)
+
+
+def test_a_keyword_that_is_spelt_like_an_argument_by_position_is_watched_by_itself() -> None:
+    def both(model: Any, u: Tensor, /, **others: Any) -> Tensor:
+        return sampled(u, lambda x: model(x) + others["model"](x))
+
+    one, two = Net(0).eval(), Net(1).eval()
+    compiled = compiled_for(both, one, randn(3, 6), example_kwargs={"model": two})
+    assert_sweeps(compiled, both, one, randn(3, 6), model=two)
+    for model in (one, two):
+        model.gain = 0.5
+        assert_stale_by_name(compiled, both, one, randn(3, 6), model=two)
+        model.gain = 1.0
+
+
+def assert_stale_by_name(compiled: ffc.Compiled, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    result, record = compiled.run(*args, **kwargs)
+    assert record.ending is Ending.STALE
+    with torch.no_grad():
+        assert_same(result, function(*args, **kwargs))
+
+
 def test_an_object_is_its_own_key_and_a_number_like_it_another() -> None:
     model = Net()
     assert key_of((model,), {}).key == key_of((model,), {}).key

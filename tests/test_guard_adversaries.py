@@ -301,7 +301,8 @@ def test_no_call_of_a_sampler_over_a_padded_array_costs_more_than_the_slack_allo
     made = ffc.compile(sample, (tokens(0),), equality=LOOSE, schedule="jacobi", cache=False, budget=0.2)
     part = made.parts[0]
     assert part.handover is Handover.CACHED and part.proof.windows is not None
-    for costs in (replace(c, fill=1.2 * c.sweep) for c in prices(steps)):
+    few = Costs(1.0, 5.0, 5.0, 0.0, ((1, 0.02), (steps, 0.05)), captured=1.6, after=0.5)  # sweeps, and cheap windows
+    for costs in (replace(c, fill=1.2 * c.sweep) for c in (few, *prices(steps))):
         for seed, schedule in enumerate(("jacobi", "sliding(6)+windows", "gauss-seidel+windows")):
             if not there:
                 part.proof.windows.executors.clear()

@@ -279,3 +279,64 @@ def test_what_the_function_itself_raises_on_its_example_is_raised_as_it_is(optio
 
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         ffc.compile(wrong, (randn(3, 6),), **options)
+
+
+class TwoCaches(nn.Module):
+    """Two lists grow, and what is added to them is not made from all of what they hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        for _ in range(8):
+            key, value = self.layer(x).chunk(2, -1)
+            keys.append(key)
+            values.append(value)
+            weight = torch.softmax((torch.stack(keys, 1) * x[:, None]).sum(-1), -1)
+            x = torch.tanh(x + (weight[..., None] * torch.stack(values, 1)).sum(1))
+        return x
+
+
+@pytest.mark.parametrize("equality", ["bits", ffc.tolerance(1e-4, 1e-4)])
+def test_a_tolerance_is_not_advised_where_it_would_be_refused_too(equality: Any) -> None:
+    with pytest.raises(ffc.CaptureError, match="works on a larger array") as caught:
+        ffc.compile(TwoCaches(), (randn(3, 6),), equality=equality, on_unsupported="raise")
+    assert "it is not one over a padded array" in str(caught.value)
+    assert "ffc.tolerance(" not in str(caught.value)
+
+
+def test_a_buffer_that_steps_write_is_not_blamed_on_steps_that_differ() -> None:
+    class Ring(nn.Module):
+        def __init__(self, own: bool) -> None:
+            super().__init__()
+            self.register_buffer("held", torch.zeros(3, 6))
+            self.own = own
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.own:
+                held = self.held.clone()
+                held.zero_()
+            else:
+                held = self.held.zero_()
+            for t in range(12):
+                held[:, t % 6] = torch.tanh(x[:, t % 6] + held.sum(1) * 0.1)
+            return held * 1.0
+
+    with pytest.raises(ffc.CaptureError, match=re.escape("buffer = self.buffer.clone()")) as caught:
+        ffc.compile(Ring(False), (randn(3, 6),), on_unsupported="raise")
+    assert "which step differs" not in str(caught.value)
+    ffc.compile(Ring(True), (randn(3, 6),), schedule="jacobi", equality=ffc.tolerance())  # the advice helps
+
+
+def test_a_number_that_is_only_printed_is_advised_to_be_returned() -> None:
+    def logs(x: Tensor) -> Tensor:
+        for _ in range(8):
+            x = torch.tanh(x * 0.5)
+            f"{x.sum().item()}"
+        return x
+
+    with pytest.raises(ffc.CaptureError, match="only printed or logged: return the tensor"):
+        ffc.compile(logs, (randn(3, 6),), on_unsupported="raise")

@@ -18,7 +18,7 @@ from ..constants import PLAIN as CONSTANTS
 from ..errors import CaptureError
 from ..given import is_library
 from ..trees import flatten, unflatten
-from .holders import NOTHING, Generator, Held, Moved, Spot, held_by
+from .holders import NOTHING, Generator, Held, Moved, Spot, held_by, takes_more
 from .reach import PLAIN
 from .surroundings import View, look
 
@@ -84,13 +84,16 @@ class Anew:
             was, now = contents(moved.was), contents(moved.now)
             if (spot is None or self.silent) and now.tensors:
                 told.append(moved.name)
-            if isinstance(moved.holder, Generator) or moved.was is NOTHING or moved.now is NOTHING:
+            added = moved.was is NOTHING and takes_more(moved.holder)
+            if isinstance(moved.holder, Generator) or (NOTHING in (moved.was, moved.now) and not added):
                 continue
-            plain = isinstance(moved.was, PLAIN) or was.plain != now.plain
+            plain = not now.tensors if added else isinstance(moved.was, PLAIN) or was.plain != now.plain
+            what = f"leaves something else in {moved.told}, which the next one begins with"
+            if added:
+                what = f"adds to {moved.path}, a {moved.holder.name}"
             if plain or any(map(read, was.tensors)):
                 raise CaptureError(
-                    f"each call of the function leaves something else in {moved.told}, which the next one begins with; "
-                    "a compiled call would leave it as it is\n"
+                    f"each call of the function {what}; a compiled call would leave it as it is\n"
                     "  give it as an argument and return it, or set it where the function begins"
                 )
         return tuple(told)
@@ -98,7 +101,7 @@ class Anew:
     def overwritten(self) -> tuple[str, ...]:
         """Paths of what each run leaves there anew, none of whose tensors it reads: `check` has seen to that."""
         assert self._loaded is not None
-        return tuple(moved.at for moved in self._loaded.moved() if NOTHING not in (moved.was, moved.now))
+        return tuple(moved.name for moved in self._loaded.moved() if NOTHING not in (moved.was, moved.now))
 
     def undo(self) -> None:
         """All as it was before the first run."""
@@ -108,9 +111,12 @@ class Anew:
         """Its state as it was before the first run, and what was loaded as it is."""
         assert self._loaded is not None
         self._loaded.restore()
+        loaded = {id(held_by(holder)): entries for _, holder, entries in self._loaded.was}
         for _, holder, then in self._before.was:
             own = {key for held, key in self._state if held == id(held_by(holder))}
-            if own:
+            if takes_more(holder) and not own <= loaded.get(id(held_by(holder)), {}).keys():
+                holder.put(then)  # each run adds to it, and so has the first one
+            elif own:
                 now = holder.entries()
                 kept = {key: value for key, value in now.items() if key not in own}
                 holder.put(kept | {key: then[key] for key in own if key in then})

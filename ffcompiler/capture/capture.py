@@ -103,6 +103,7 @@ def _capture(
         runs, replays, no_loop, small = _recorded(function, call, tensors, kept, share, found_loops, progress)
     except GrowingLoopError as why:
         if tolerance is None:
+            find_padded(why, len(tensors))  # where a tolerance would be of no use, it is not what to do
             raise
         function.silent = True
         run, both = _padded(function, call, tensors, kept, why, tolerance, progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import nn
 
-from ..given import is_library
+from ..given import NAMESPACES, is_library
+from .instances import slots_of
 from .reach import PLAIN
+from .stateful import Slots, stateful
 from .surroundings import View, look
 
 Entries: TypeAlias = dict[Any, Any]
@@ -185,6 +188,10 @@ def _holders(view: View) -> Iterator[tuple[str, Holder]]:
         yield from ((path, holder) for holder in _of_thing(value))
 
 
+_OPEN = (*NAMESPACES, threading.local)
+"""Types of the standard library in whose instances a function may keep things."""
+
+
 def _of_thing(value: Any) -> Iterator[Holder]:
     kind = type(value).__name__
     if isinstance(value, nn.Module):
@@ -203,8 +210,10 @@ def _of_thing(value: Any) -> Iterator[Holder]:
         yield Generator("torch.Generator", value)
     elif inspect.isfunction(value):
         yield Variables(value.__name__, value)
-    elif not isinstance(value, type) and not is_library(type(value)) and hasattr(value, "__dict__"):
-        yield Dict(kind, vars(value), attributes=True)
+    elif not isinstance(value, type) and (isinstance(value, _OPEN) or not is_library(type(value))):
+        yield from [Dict(kind, vars(value), attributes=True)] if hasattr(value, "__dict__") else []
+        yield from [Slots(kind, value)] if slots_of(value) else []
+    yield from stateful(value)
 
 
 def held_at(view: View, spot: Spot) -> Any:
@@ -282,21 +291,21 @@ class Moved:
         return Spot(self.path, holder.part, _plain(holder, self.key), self.name)
 
     @property
-    def at(self) -> str:
-        """Its path in a view."""
-        return f"{self.path}.{self.name}".lstrip(".") if isinstance(self.holder, Variables) else self.name
-
-    @property
     def name(self) -> str:
         """By where it is found."""
         holder, key = self.holder, _plain(self.holder, self.key)
-        if isinstance(holder, Variables) or (isinstance(holder, Dict) and holder.attributes):
+        if isinstance(holder, Variables | Slots) or (isinstance(holder, Dict) and holder.attributes):
             return f"{self.path}.{key}".lstrip(".")
         return f"{self.path}[...]" if isinstance(holder, Set) else f"{self.path}[{key!r}]"
 
 
 def _same(a: Any, b: Any) -> bool:
     return a is b or (isinstance(a, PLAIN) and type(a) is type(b) and a == b)
+
+
+def takes_more(holder: Holder) -> bool:
+    """Whether it is a container, in which there may be more after each run."""
+    return isinstance(holder, Sequence | Set) or (isinstance(holder, Dict) and not holder.attributes)
 
 
 def held_by(holder: Holder) -> Any:

@@ -82,8 +82,13 @@ def whole(value: Any) -> Hashable | None:
 def attributes(value: Any) -> Iterator[tuple[str, Any]]:
     """Those in its ``__dict__``, and those in its slots that are set."""
     yield from getattr(value, "__dict__", {}).items()
+    yield from ((name, getattr(value, name)) for name in slots_of(value) if hasattr(value, name))
+
+
+def slots_of(value: Any) -> tuple[str, ...]:
+    """The names of an object's slots, set or not."""
     kind: Any = type(value)
-    yield from ((name, getattr(value, name)) for name in _slots(kind) if hasattr(value, name))
+    return _slots(kind)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -34,6 +34,7 @@ class Layers:
     layers: int
     directions: int
     batch_first: bool
+    dropout: float  # between layers; drawn for all steps of a layer at once
 
     @property
     def loops(self) -> int:
@@ -44,19 +45,18 @@ class Layers:
         return self.params[loop * count : (loop + 1) * count]
 
 
-def layers_of(args: Sequence[Any]) -> Layers | None:
-    """The layers of a call; None where dropout draws. Raises: `CaptureError` for packed sequences."""
+def layers_of(args: Sequence[Any]) -> Layers:
+    """The layers of a call. Raises: `CaptureError` for packed sequences."""
     if len(args) < 4 or isinstance(args[3], list | tuple):
         raise CaptureError(
             f"a recurrent layer is given packed sequences at {user_line()}; they are not compiled\n"
             "  give it sequences of one length, padded, or take the layer out of the function"
         )
     x, state, params, biases, layers, dropout, train, both, batch_first = args
-    if train and dropout > 0:
-        return None
     states = (state,) if isinstance(state, Tensor) else tuple(state)
     x = x.transpose(0, 1) if batch_first else x
-    return Layers(x, states, params, bool(biases), int(layers), 1 + bool(both), bool(batch_first))
+    dropped = float(dropout) if train else 0.0
+    return Layers(x, states, params, bool(biases), int(layers), 1 + bool(both), bool(batch_first), dropped)
 
 
 def unrolled(kind: Callable[..., Any], call: Layers) -> tuple[Tensor, ...]:
@@ -72,6 +72,8 @@ def unrolled(kind: Callable[..., Any], call: Layers) -> tuple[Tensor, ...]:
             outputs.append(y.flip(0) if direction else y)
             last.append(state)
         x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        if call.dropout > 0.0 and layer + 1 < call.layers:
+            x = torch.dropout(x, call.dropout, True)
     out = x.transpose(0, 1) if call.batch_first else x
     return (out, *(torch.stack(column) for column in zip(*last, strict=True)))
 
@@ -136,8 +138,7 @@ class Watched(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if is_layers(func) and not kwargs:
-            call = layers_of(args)
-            self.loops += call.loops if call is not None else 0
+            self.loops += layers_of(args).loops
             with _disable_current_modes():  # it writes nothing that is not its own: nobody has to see its steps
                 return func(*args)
         return func(*args, **(kwargs or {}))

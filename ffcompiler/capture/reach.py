@@ -24,6 +24,10 @@ DEPTH = 60
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Enum, np.generic)
 
 
+LOOKS_AROUND = frozenset({"__dict__", "vars", "dir", "getattr", "hasattr", "getmembers", "__getattribute__"})
+"""Names of what finds attributes that the code does not name."""
+
+
 def in_callable(value: Any) -> Iterator[tuple[str, Any]]:
     if hasattr(type(value), "cache_info"):  # functools.cache: it holds what a call gives, if it takes no arguments
         if value.cache_info().currsize == 1 and not inspect.signature(value).parameters:
@@ -101,6 +105,14 @@ def _names(code: CodeType) -> _Names:
             attributes |= dict.fromkeys(inner.attributes)
             imported |= dict.fromkeys(inner.imported)
     return _Names(tuple(looked_up), tuple(attributes), tuple(imported))
+
+
+@functools.lru_cache(maxsize=4096)
+def words(code: CodeType) -> frozenset[str]:
+    """All names and texts in the code of a function, and of functions defined inside it."""
+    inner = [words(constant) for constant in code.co_consts if inspect.iscode(constant)]
+    texts = {constant for constant in code.co_consts if isinstance(constant, str)}
+    return frozenset(texts.union(code.co_names, code.co_freevars, code.co_varnames, *inner))
 
 
 def in_class(kind: type) -> Iterator[tuple[str, Any]]:

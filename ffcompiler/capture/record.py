@@ -392,7 +392,8 @@ class Recorder(Dispatching):
                 "inputs\n"
                 "  an index or a number taken from it would be baked into the compiled program\n"
                 "  keep the decision in tensors (torch.where), or compute it before calling the function; a test of it "
-                "(if x.any():) can be compiled"
+                "(if x.any():) can be compiled\n"
+                "  a number that is only printed or logged: return the tensor, and print it after the call"
                 + ("\n  torch.distributions checks its arguments there: give it validate_args=False" * validates())
             )
 

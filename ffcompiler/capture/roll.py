@@ -74,6 +74,12 @@ def grows(flat: Flat, repeat: Repeat) -> str | None:
     return None
 
 
+OUTSIDE = (
+    "what steps write is to be a state of the loop: begin with a copy (buffer = self.buffer.clone()), let the steps "
+    "work on that, and return what is to be kept"
+)
+
+
 @dataclass(slots=True)
 class _Roll:
     flat: Flat
@@ -327,7 +333,8 @@ class _Roll:
         for handle in self.overwritten:
             for call in self.flat.memory.weights[handle]:
                 if not self.repeat.start <= call < self.repeat.end:
-                    raise NotRolledError(f"{self.flat.segment.sources[call]} writes into a weight outside the loop")
+                    line = self.flat.segment.sources[call]
+                    raise NotRolledError(f"{line} writes into a weight outside the loop", OUTSIDE)
 
     def _check_memory(self, columns: Sequence[Sequence[Slot]]) -> None:
         """What steps write in place goes by one name between steps; a weight goes by its own."""

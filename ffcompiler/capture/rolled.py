@@ -14,7 +14,11 @@ from .unify import Steps
 
 
 class NotRolledError(Exception):
-    """These calls are not the steps of one loop; why."""
+    """These calls are not the steps of one loop; why, and what to do if that is known."""
+
+    def __init__(self, why: str, advice: str = "") -> None:
+        super().__init__(why)
+        self.advice = advice
 
 
 class GrowsError(NotRolledError):

@@ -100,10 +100,9 @@ class Spelled(TorchFunctionMode):
             return self._recorder.whole(op, args, dict(kwargs or {}))
         if is_layers(func) and not kwargs and _as_it_is(args):
             call = layers_of(args)
-            if call is not None:
-                self._recorder.otherwise = f"the recurrent layer at {user_line()}"
-                with self:
-                    return spelled(func, call, self._alone)
+            self._recorder.otherwise = f"the recurrent layer at {user_line()}"
+            with self:
+                return spelled(func, call, self._alone)
         if func in _LEAVING:
             self._recorder.leave(f"Tensor.{func.__name__}", args)
         return _SPELLED.get(func, func)(*args, **(kwargs or {}))

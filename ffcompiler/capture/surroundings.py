@@ -19,9 +19,9 @@ from torch import Tensor, fx, nn
 
 from ..constants import Same
 from ..errors import CaptureError
-from ..given import Bound, is_library
+from ..given import Bound, Wrapper, is_library
 from .instances import CONTAINERS, in_container, in_instance, whole
-from .reach import DEPTH, PLAIN, code_of, in_callable, in_class, in_function, is_plain
+from .reach import DEPTH, LOOKS_AROUND, PLAIN, code_of, in_callable, in_class, in_function, is_plain, words
 
 MAX_THINGS = 20_000
 """A function with more in reach is not watched, and so not compiled."""
@@ -37,6 +37,7 @@ class View:
     others: dict[str, Hashable] = field(default_factory=dict)
     _seen: dict[int, Any] = field(default_factory=dict)
     _first: dict[int, str] = field(default_factory=dict)  # where each of them was seen
+    _later: list[tuple[Any, str, int]] | None = field(default_factory=list)  # what names nothing that others may name
 
     def paths(self, tensor: Tensor) -> tuple[str, ...]:
         return tuple(path for path, t in self.tensors.items() if t is tensor)
@@ -59,8 +60,23 @@ class View:
                 return f"{path} is gone"
             if self.others[path] != was:
                 return f"{path} has changed"
-        new = next((path for path in self.others if path not in then and not self._is_flag(path)), None)
+        unread = self._unread(then)
+        found = (path for path in self.others if path not in then and not self._is_flag(path))
+        new = next((path for path in found if not path.startswith(unread)), None)
         return None if new is None else f"{new} is new"
+
+    def _unread(self, then: Mapping[str, Hashable]) -> tuple[str, ...]:
+        """Where compiled functions stand that nothing stood for ``then``, and of which no code in reach can know.
+
+        So a module may keep its sampler, compiled, in an attribute that its code does not name.
+        """
+        wrappers = [path for path, value in self.things() if isinstance(value, Wrapper) and f"{path}()" not in then]
+        if not wrappers:
+            return ()
+        known = {name for _, value in self.things() if inspect.isfunction(value) for name in words(value.__code__)}
+        if known & LOOKS_AROUND:
+            return ()
+        return tuple(f"{path}{end}" for path in wrappers if path.rpartition(".")[2] not in known for end in ("()", "."))
 
     def _is_flag(self, path: str) -> bool:
         """Of a tensor that is new, and that therefore nothing has been computed with."""
@@ -76,6 +92,8 @@ class View:
             self.others[path] = _comparable(value)
         elif isinstance(value, Same):
             self.others[path] = value
+        elif isinstance(value, Wrapper) and self._later is not None:
+            self._later.append((value, path, depth))
         elif id(value) in self._seen:
             self.others[path] = ("as", self._first[id(value)])
         else:
@@ -90,6 +108,12 @@ class View:
                 raise CaptureError(f"the function can reach more than {MAX_THINGS} objects; give it only what it needs")
             for name, inner in self._inside(value, path):
                 self.look_at(inner, f"{path}{'.' if path and not name.startswith('[') else ''}{name}", depth + 1)
+
+    def look_at_later(self) -> None:
+        """At last at compiled functions, so that what they and others reach has the same name with and without them."""
+        later, self._later = self._later, None
+        for value, path, depth in later or ():
+            self.look_at(value, path, depth)
 
     def _inside(self, value: Any, path: str) -> Iterator[tuple[str, Any]]:
         """The named things in a value; notes what stands for the value itself."""
@@ -149,6 +173,7 @@ def look(function: Callable[..., Any]) -> View:
     of_all = nn.modules.module
     view.look_at([*of_all._global_forward_hooks.values()], "hooks of all modules")
     view.look_at([*of_all._global_forward_pre_hooks.values()], "pre-hooks of all modules")
+    view.look_at_later()
     return view
 
 
@@ -171,6 +196,8 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from in_callable(value)
     elif isinstance(value, type):
         yield from in_class(value)
+    elif isinstance(value, Wrapper):
+        yield "function", Same(value) if value.wrapped is None else value.wrapped
     else:
         yield from in_instance(value)
 

@@ -185,20 +185,24 @@ def _largest(run: FlatRun, flat: Flat) -> Rolled:
     """The loop of the most calls."""
     recorder = run.recorder
     reasons: list[str] = []
+    advice = UNLIKE
     for repeat in attempts(recorder.footprints.repeats()):
         try:
             return roll(flat, repeat, recorder.overwritten)
         except NotRolledError as why:
             line = run.segment.sources[repeat.start]
             reasons.append(f"the {repeat.count} repetitions of {repeat.period} operators from {line} on: {why}")
+            advice = why.advice or UNLIKE if len(reasons) == 1 else advice
     found = f"\n  {reasons[0]}" if reasons else ""
     raise CaptureError(
-        "the function runs no loop whose steps are alike, so there is nothing to solve in parallel"
-        f"{found}\n  every step must make the same operator calls; write the loop as ffc.fori_loop(lo, hi, body, init) "
-        "to learn which step differs"
+        f"the function runs no loop whose steps are alike, so there is nothing to solve in parallel{found}\n  {advice}"
     )
 
 
+UNLIKE = (
+    "every step must make the same operator calls; write the loop as ffc.fori_loop(lo, hi, body, init) to learn which "
+    "step differs"
+)
 STRAIGHT = 20_000
 """Operator calls that a function without a loop may make: its graph is kept as it was recorded."""
 SHARE = 0.25

@@ -37,10 +37,8 @@ def chain(program: Program) -> Program | Refusal:
     found = stretches(untested, frozenset(given))
     blocks = [stretch for stretch in found if stretch.kind not in ENDS]
     if sum(stretch.kind is Kind.BLOCK for stretch in blocks) < LEAST:
-        return Refusal(
-            f"as a graph without a loop it is no chain either: it has {len(blocks)} parts that hand on to each other, "
-            f"at least {LEAST} are needed"
-        )
+        parts = "1 part" if len(blocks) == 1 else f"{len(blocks)} parts that hand on to each other"
+        return Refusal(f"as a graph without a loop it is no chain either: it has {parts}, at least {LEAST} are needed")
     return _Cut(program, tuple(found), tuple(blocks), tests).program()
 
 

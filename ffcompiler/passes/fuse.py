@@ -40,8 +40,6 @@ def fuse(first: Program, second: Program) -> Fused | Refusal:
         return Refusal("the loops have different numbers of steps")
     if first.draws or second.draws or first.overwrites or second.overwrites:
         return Refusal("a loop that draws random numbers, or writes weights, is not joined to another")
-    if any(leaf.name is not None for leaf in first.result.left):
-        return Refusal("what is left in attributes between two loops is made by the first of them alone")
     names = names_beside(first, second)
     own = Renaming(names, len(first.loop.tables)).program(second)
     try:
@@ -63,7 +61,9 @@ class _Fusion:
         late = self._late()
         between = (*self.first.epilogue.nodes, *self.second.prologue.nodes)
         checks = (*self.first.checks, *self.second.checks)
-        results = [leaf.name for leaf in self.second.result.named if leaf.name is not None]
+        left = (*(leaf for leaf in self.first.result.left if leaf.name is not None), *self.second.result.left)
+        result = replace(self.second.result, left=left)
+        results = [leaf.name for leaf in result.named if leaf.name is not None]
         asked = tuple(dict.fromkeys([*map(Ref.of, results), *_of(checks)]))
         after = _needed((*(n for n in between if n.name in late), *self.second.epilogue.nodes), asked)
         loop, read = self._loop(late, {ref.name for ref in (*_reads(after), *asked)})
@@ -83,7 +83,7 @@ class _Fusion:
             prologue=prologue,
             loop=replace(loop, body=body),
             epilogue=epilogue,
-            result=self.second.result,
+            result=result,
             checks=checks,
         )
 

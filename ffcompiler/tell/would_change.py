@@ -34,11 +34,10 @@ def would_change(plan: Plan) -> list[str]:
 
 
 def _of_refused(plan: Plan) -> list[str]:
-    structure = "what stands above under why: the masks, the order of positions, or the form of the loop"
     told = [line for line in (*_measured(plan), growth(plan)) if line]
     if "ffc.tolerance(" not in (plan.refusal or ""):
-        return [*told, structure]
-    return [*(told or ["a tolerance, as said above; or"]), structure]
+        return [*told, "what stands above under why: the masks, the order of positions, or the form of the loop"]
+    return told or ["a tolerance, as said above"]
 
 
 def _of_repeated(plan: Plan) -> list[str]:

@@ -6,7 +6,12 @@ import statistics
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ...choice.choose import CAPTURED
+
 EAGER, SEQUENTIAL = "eager", "sequential"
+NEXT = " | "
+"""Between the schedules of parts."""
+STEPWISE = frozenset({SEQUENTIAL, str(CAPTURED)})
 Seconds = dict[str, list[float]]
 
 
@@ -76,6 +81,11 @@ class Decision:
         """Predicted by measured time of the chosen schedule."""
         predicted = self.predicted.get(self.chosen)
         return None if predicted is None or not self.decided else predicted / self.median(self.chosen)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether any part was to be solved by sweeps."""
+        return self.decided and not STEPWISE.issuperset(self.chosen.split(NEXT))
 
     @property
     def share(self) -> float | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
+from ...loops import fori_loop
 from ...zoo import made
 from .networks import contraction, seeded
 from .system import LOOSE, Function, System, normal
@@ -22,10 +25,9 @@ def _scored(dims: int, width: int) -> Function:
 
     def run(noise: Tensor) -> tuple[Tensor, Tensor]:
         sample = made.sample(model, noise)
-        h = sample.new_zeros(sample.shape[0], width)
-        for t in range(dims):
-            h = torch.tanh(h @ w + sample[:, t : t + 1])
-        return sample, h
+        start = sample.new_zeros(sample.shape[0], width)
+        h = fori_loop(0, dims, lambda t, h: torch.tanh(h @ w + sample[:, t : t + 1]), start)
+        return sample, cast(Tensor, h)
 
     return run
 

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...choice.choose import CAPTURED
 from ...doctor import machine
-from .decision import SEQUENTIAL, Decision
+from .decision import Decision
 
-STEPWISE = (SEQUENTIAL, str(CAPTURED))
-"""Choices of which none is parallel."""
 GOALS = {
     "regret, geometric mean": 1.05,
     "regret, worst": 1.25,
@@ -46,7 +43,7 @@ class Summary:
         regrets = [d.regret for d in self.decided]
         slower = [d.slowdown for d in self.decisions if d.error is None]
         guarded = [ratio for d in self.decisions for ratio in d.guarded().values()]
-        parallel = [d for d in self.decided if d.chosen not in STEPWISE]
+        parallel = [d for d in self.decided if d.parallel]
         found: list[tuple[str, list[float], Callable[[list[float]], float]]] = [
             ("regret, geometric mean", regrets, statistics.geometric_mean),
             ("regret, worst", regrets, max),
@@ -120,11 +117,11 @@ def _share_errors(decisions: Sequence[Decision]) -> list[float]:
 def _against_goal(name: str, figure: float, system: str | None) -> str:
     goal = GOALS.get(name)
     verdict = "" if goal is None else f"   goal {goal:.2f}: {'reached' if figure <= goal else 'NOT REACHED'}"
-    return f"{name:<50}{figure:>8.3f}{verdict}" + (f"   ({system})" if system else "")
+    return f"{name:<54}{figure:>8.3f}{verdict}" + (f"   ({system})" if system else "")
 
 
 _HEAD = ("system", "chosen", "best measured", "ms", "regret", "predicted", "share", "by eager", "guarded", "equal")
-_ROW = "{:<28}{:<24}{:<24}{:>9}{:>8}{:>11}{:>8}{:>10}{:>9}  {}"
+_ROW = "{:<28}{:<32}{:<32}{:>9}{:>8}{:>11}{:>8}{:>10}{:>9}  {}"
 
 
 def table(decisions: Sequence[Decision]) -> list[str]:

@@ -1,7 +1,7 @@
 """Every way in which a system is run: each candidate of its plan; of several loops in a row, each form of the function.
 
 Of a plan of several parts the candidates are the plan as it is, all of it sequential, and what differs from it in one
-part, by a schedule that was run there. The function with loops as one is another form, with candidates of its own.
+part, by a candidate of that part. The function with loops as one is another form, with candidates of its own.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from ...errors import CaptureError, ScheduleError
 from ...plan import Candidate, Method, Plan, Schedule, in_a_row
 from ...recipe import Recipe
 from ..samplers import with_schedule
+from .decision import NEXT
 from .system import Function, System
 
 SEQUENTIAL, WAVEFRONT = Schedule(Method.SEQUENTIAL), Schedule(Method.WAVEFRONT)
-NEXT = " | "
-"""Between the schedules of parts."""
 
 Seconds = Callable[[Candidate], float | None]
 
@@ -76,7 +75,10 @@ def ways_of(system: System, function: Function, auto: Compiled) -> list[Way]:
     found = [Way(auto), *map(Way, _others(auto))]
     for form in _other_forms(system, function, auto):
         found += [Way(form), *map(Way, _others(form))]
-    return list({way.name: way for way in reversed(found)}.values())[::-1]
+    once: dict[str, Way] = {}
+    for way in found:
+        once.setdefault(way.name, way)
+    return list(once.values())
 
 
 def refusal_of(plan: Plan) -> str | None:
@@ -96,7 +98,7 @@ def _others(compiled: Compiled) -> Iterator[Compiled]:
     chosen = [part.schedule for part in parts]
     for k, part in enumerate(parts):
         for candidate in part.candidates:
-            if candidate.measured and not candidate.excluded:
+            if not candidate.excluded:
                 yield _with(compiled, [*chosen[:k], candidate.schedule, *chosen[k + 1 :]])
 
 
