@@ -26,6 +26,8 @@ CAPTURED = Schedule(Method.CAPTURED)
 JACOBI = Schedule(Method.JACOBI)
 NEAR = 1.05
 """Candidates this close to the fastest are as good: the first of them is taken, so that noise does not decide."""
+WORTH = 1.1
+"""So many times as fast as single steps sweeps have to be: on other inputs they may need more of them."""
 MARGIN = 1.25
 """What was not run must be predicted so many times as fast as the best that was: a prediction can be off."""
 HOPELESS = 2.0
@@ -209,23 +211,29 @@ def choose(plan: Plan, wanted: Schedule | None, calibration: Calibration) -> Pla
 
 
 def best_of(sequential: Candidate, candidates: Sequence[Candidate]) -> Candidate:
-    """The fastest of those that were run, or the first one near it; one that was not only if it is clearly faster."""
+    """The fastest of those that were run, or the first one near it; one that was not only if it is clearly faster.
+
+    What is no faster than the function by more than noise is not taken, nor sweeps that gain little over single steps.
+    """
     able = [c for c in candidates if not c.excluded]
-    run = [sequential, *(c for c in able if c.measured)]
-    fastest = min(run, key=lambda c: c.seconds)
+    run = [c for c in able if c.measured]
+    steps = next((c for c in run if not c.schedule.sweeps and NEAR * c.seconds <= sequential.seconds), sequential)
+    fastest = min((sequential, *run), key=lambda c: c.seconds)
     factor = MARGIN * bias(able)
     promising = [c for c in able if not c.measured and factor * c.seconds <= fastest.seconds]
     if promising:
         return min(promising, key=lambda c: c.seconds)
-    if sequential.seconds <= NEAR * fastest.seconds:
-        return sequential
-    return next(c for c in run[1:] if c.seconds <= NEAR * fastest.seconds)
+    if not fastest.schedule.sweeps or WORTH * fastest.seconds > steps.seconds:
+        return steps
+    return next(c for c in run if c.schedule.sweeps and c.seconds <= NEAR * fastest.seconds)
 
 
 def _why(best: Candidate, candidates: Sequence[Candidate]) -> str:
     sequential = candidates[0]
     if best is sequential:
-        return "no parallel schedule was faster than the reference on the example inputs"
+        faster = any(c.measured and c.seconds < sequential.seconds and not c.excluded for c in candidates)
+        much = " by enough to count on it" if faster else ""
+        return f"no parallel schedule was faster than the reference{much} on the example inputs"
     measured = "on the example inputs" if best.measured else "predicted for the example inputs"
     others = sorted(c.seconds for c in candidates if c is not best and not c.excluded)
     ratio = sequential.seconds / best.seconds
@@ -248,6 +256,8 @@ def _lost(loser: Candidate, best: Candidate) -> str:
         return "not run"
     if not loser.measured:
         return f"not run: predicted {ratio:.2f}x the time of {best.schedule}"
+    if ratio < 1.0 / NEAR and best.measured:
+        return f"{1.0 / ratio:.2f}x as fast as {best.schedule}, too little to count on"
     if ratio <= NEAR and best.measured:
         return f"no faster than {best.schedule} by more than noise"
     return f"{ratio:.2f}x the time of {best.schedule}"
