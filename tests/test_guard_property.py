@@ -295,6 +295,14 @@ def test_windows_that_round_otherwise_are_used_once() -> None:
     assert torch.equal(solution.state[0], system.answer) and "came out otherwise" in solution.detail
 
 
+def test_windows_that_round_otherwise_and_are_not_worth_a_second_way_leave_all_to_the_function() -> None:
+    system, world = padded(STALLING, captured=3.0, certify=10.0)
+    system.exact = False
+    _, solution, total = of_padded(system, world)
+    assert solution.certified < 40 and not system.foreseen and total <= MOST * 42 + 42
+    assert "window" in {made[2] for made in system.made[system.handed :]}, "they were tried"
+
+
 def plain(blocks: int, **prices: float) -> World:
     """A world in which only sweeps cost something."""
     free = dict.fromkeys(("prologue", "epilogue", "draws", "checks", "narrow", "fill"), 0.0)

@@ -54,7 +54,8 @@ def finished(system: Resettable, solve: Solve, found: Solution, init: State) -> 
         guard.cached = False  # windows that have ended before the last block round otherwise
         ways.append(way)
     record.spent, record.reference = known
-    return found, found.ending not in (Ending.PREMISE, Ending.RAISED) and len(ways) < 2
+    tried_in_vain = len(ways) - (found.certified == system.blocks)
+    return found, found.ending not in (Ending.PREMISE, Ending.RAISED) and tried_in_vain <= 0
 
 
 @dataclass(slots=True)
