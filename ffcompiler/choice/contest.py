@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..plan import EXCLUDED, Candidate, Schedule
-from .choose import NEAR, RUNS, Outlook, next_to_run
+from ..plan import EXCLUDED, Candidate, Costs, Schedule
+from .choose import CAPTURED, HOPELESS, NEAR, RUNS, Outlook, next_to_run
 from .measure import Trial
 from .reference import Reference
 from .timing import Left
@@ -16,6 +16,8 @@ ROUNDS = 3
 """So many times the best candidates are run again, in turns, so that a machine that slows down slows all of them."""
 CLOSE = 1.5
 """Those that took at most so many times as long as the best."""
+SMALL = 0.1
+"""Of the time that is left: the recorded calls are run whatever is predicted of them if they take so little."""
 LOOKS = 3
 """So many times candidates are chosen to be run: anew where the reference turns out to take another time."""
 
@@ -42,6 +44,8 @@ class Contest:
                 if self.left() <= 0.0 and self.run:
                     break
                 self._try(schedule, None)
+        if self._steps(predicted):
+            predicted = {**predicted, **self._predicted()}
         for look in range(LOOKS):
             predicted = self._run_best(predicted, RUNS + look)
             self._again()
@@ -51,6 +55,14 @@ class Contest:
         self._again()
         shown = [s for s in self.schedules if s in self.run or self._shown(s, predicted)]
         return tuple(self._told(s, predicted) for s in shown), self.wrong
+
+    def _steps(self, predicted: Mapping[Schedule, Candidate]) -> bool:
+        """Run the recorded calls if that takes little: what sweeps may risk depends on it. Does it change much?"""
+        steps = predicted.get(CAPTURED)
+        if steps is None or steps.seconds > SMALL * self.left() or steps.seconds > HOPELESS * self.reference.seconds:
+            return False
+        self._try(CAPTURED, steps.predicted)
+        return self._moved()
 
     def _run_best(self, predicted: Mapping[Schedule, Candidate], limit: int) -> Mapping[Schedule, Candidate]:
         """Run what is predicted to be best, as far as it can change the choice; the predictions as they are then."""
@@ -74,18 +86,26 @@ class Contest:
                 self.reference.look()
 
     def _moved(self) -> bool:
-        """Whether the reference takes another time than was thought, by which the guard may let other runs go on.
+        """Whether single steps take another time than was thought, by which the guard may let other runs go on.
 
-        Runs that it ended are forgotten then.
+        Those of the reference, or the recorded ones. Runs that it ended are forgotten then.
         """
-        was, now = self.outlook.reference_seconds, self.reference.seconds
-        costs = self.reference.priced(self.outlook.costs, self.outlook.plan.system)
-        self.outlook = replace(self.outlook, reference_seconds=now, costs=costs)
-        if now <= NEAR * was and was <= NEAR * now:
+        was, now = self.outlook.costs, self._priced()
+        self.outlook = replace(self.outlook, reference_seconds=self.reference.seconds, costs=now)
+        if _near(was.step, now.step) and _near(was.captured or was.step, now.captured or now.step):
             return False
         for schedule in [s for s in self.run if self.trial.was_ended(s)]:
             del self.run[schedule]
         return True
+
+    def _priced(self) -> Costs:
+        """With single steps as they are now known: recorded ones from whole runs, before which a few were timed."""
+        costs, system = self.reference.priced(self.outlook.costs, self.outlook.plan.system), self.outlook.plan.system
+        steps = self.run.get(CAPTURED)
+        if steps is None or system is None or costs.captured is None or not system.blocks:
+            return costs
+        besides = costs.once + costs.draws + costs.after
+        return replace(costs, captured=max(steps.seconds - besides, 0.0) / system.blocks)
 
     def _able(self) -> list[Schedule]:
         return [s for s in self.schedules if not self.outlook.too_large(s)]
@@ -120,3 +140,8 @@ class Contest:
         needed, limit = self.outlook.bytes_of(schedule) or 0, self.outlook.memory_limit or 0
         note = f"{EXCLUDED}: about {needed} bytes are needed, and {limit} allowed"
         return Candidate(schedule, self.outlook.reference_seconds, 0, note, measured=False, memory=needed)
+
+
+def _near(was: float, now: float) -> bool:
+    """As long, but for noise."""
+    return now <= NEAR * was and was <= NEAR * now
