@@ -43,11 +43,8 @@ def by_levels(runner: Runner, captured: Captured, weights: Mapping[str, Tensor],
         return Refusal(f"{why}\n{ONE_LAYER}")
     if not system.waves.recorded:
         return why
-    try:
-        with torch.no_grad():
-            wrong = next((place for r in captured.replays if (place := _otherwise(runner, system, r, weights))), None)
-    except ValueError as error:  # a level that is put together otherwise than it is kept
-        return Refusal(f"{why}\nlevel by level they cannot be made either: {error}")
+    with torch.no_grad():
+        wrong = next((place for r in captured.replays if (place := _otherwise(runner, system, r, weights))), None)
     return None if wrong is None else Refusal(f"{why}\nlevel by level they do not either: {wrong}")
 
 

@@ -78,13 +78,15 @@ class Waves:
         rows = [(place[name], row) for name, row in given.items()]
         past = [(place[name], *past) for name, past in self.level.past.items()]
         lag, function = self.level.lag, call.function
+        order = [call.outputs.index(ref) for ref in self.level.graph.outputs]  # equal ones are given once
         made: list[Made] = [start] * lag
         for v in range(count):
             for at, j, back in past:
                 fixed[at] = made[v + lag - back][j]
             for at, row in rows:
                 fixed[at] = row[v]
-            new: Made = function(*fixed, *[row[v] for row in numbers])
+            given_once: Made = function(*fixed, *[row[v] for row in numbers])
+            new = tuple(given_once[at] for at in order)
             made.append(new if v + 1 >= self.depth else self._held(new, start, v))
             look(watch)
         return made[lag:]
