@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from .choice.choose import NEAR
 from .live import Live
 from .plan import Method, Plan, in_a_row
 from .proof import Proof
 from .tell.parts import seconds_of_all
-
-NEAR = 1.05
-"""As many times as fast a later form has to be to be taken, so that noise does not decide."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,3 +209,18 @@ def test_the_faster_form_is_taken_and_says_what_the_other_would_take(apart: floa
     found = best([chosen(apart, 2), chosen(joined, 1)])
     assert len(found.plan.parts) == taken
     assert f"{joined if taken == 2 else apart:.3g} times the reference's seconds" in found.plan.why
+
+
+def test_states_that_become_the_same_value_have_levels_of_recorded_calls() -> None:
+    """A graph gives equal outputs once."""
+    first, second = nn.GRUCell(4, 4).requires_grad_(False), nn.GRUCell(4, 4).requires_grad_(False)
+
+    def run(x: Tensor) -> tuple[Tensor, Tensor]:
+        h, p, q, g = torch.zeros(2, 4), torch.ones(2, 4), torch.full((2, 4), 2.0), torch.ones(2, 4)
+        for t in range(T):
+            new = first(x[t], h)
+            g = second(new + p * q, g)
+            h, p, q = new, new, new
+        return g, h
+
+    assert ffc.compile(run, (X,), schedule="wavefront").verify(-X).equal

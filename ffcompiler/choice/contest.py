@@ -59,7 +59,12 @@ class Contest:
     def _steps(self, predicted: Mapping[Schedule, Candidate]) -> bool:
         """Run the recorded calls if that takes little: what sweeps may risk depends on it. Does it change much?"""
         steps = predicted.get(CAPTURED)
-        if steps is None or steps.seconds > SMALL * self.left() or steps.seconds > HOPELESS * self.reference.seconds:
+        if (
+            steps is None
+            or CAPTURED in self.run
+            or steps.seconds > SMALL * self.left()
+            or steps.seconds > HOPELESS * self.reference.seconds
+        ):
             return False
         self._try(CAPTURED, steps.predicted)
         return self._moved()

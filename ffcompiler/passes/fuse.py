@@ -12,13 +12,13 @@ first one leaves. The loops of stacked recurrent layers become the loop of a sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ..graph import Graph, Node, Ref, Step, Value
 from ..program import Check, Loop, Program
 from ..proof import Refusal
-from .recurrence import chained
+from .recurrence import chained, needed
 from .renamed import Renaming, names_beside
 from .step_stacks import Stacked, stacked_by
 from .taken import NotFusedError, Taken, types_in
@@ -65,11 +65,11 @@ class _Fusion:
         result = replace(self.second.result, left=left)
         results = [leaf.name for leaf in result.named if leaf.name is not None]
         asked = tuple(dict.fromkeys([*map(Ref.of, results), *_of(checks)]))
-        after = _needed((*(n for n in between if n.name in late), *self.second.epilogue.nodes), asked)
+        after = needed((*(n for n in between if n.name in late), *self.second.epilogue.nodes), asked)
         loop, read = self._loop(late, {ref.name for ref in (*_reads(after), *asked)})
         before = (*self.first.prologue.nodes, *(n for n in between if n.name not in late))
         later = tuple(dict.fromkeys((*read, *_reads(after), *asked)))
-        before = _needed(before, later)
+        before = needed(before, later)
         handed = tuple(ref for ref in later if ref.name in {node.name for node in before})
         known = self._outside(loop)
         (prologue,) = chained([before], handed, known)
@@ -113,7 +113,7 @@ class _Fusion:
         left = (*a.body.outputs[len(a.carry) :], *steps.outputs[len(b.carry) :])
         kept = [k for k, value in enumerate(collected) if value.name in after]
         outputs = (*states, *(left[k] for k in kept))
-        nodes = _needed((*a.body.nodes, *steps.nodes), outputs)
+        nodes = needed((*a.body.nodes, *steps.nodes), outputs)
         read = {ref.name for ref in (*_reads(nodes), *outputs)}
         inside = {node.name for node in nodes}
         if any(ref.output is not None and ref.name not in inside for ref in (*_reads(nodes), *outputs)):
@@ -193,13 +193,3 @@ def _of(checks: Iterable[Check]) -> list[Ref]:
 def _reads(nodes: Iterable[Node]) -> Iterator[Ref]:
     for node in nodes:
         yield from node.refs()
-
-
-def _needed(nodes: Sequence[Node], asked: Iterable[Ref]) -> tuple[Node, ...]:
-    """Those of ``nodes`` that ``asked`` need."""
-    names, kept = {ref.name for ref in asked}, []
-    for node in reversed(nodes):
-        if node.name in names:
-            names |= {ref.name for ref in node.refs()}
-            kept.append(node)
-    return tuple(reversed(kept))

@@ -9,12 +9,11 @@ steps leave would have to be kept of each; the loop without its last step leaves
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from ..graph import Graph, Node, Ref, Value
+from ..graph import Ref
 from ..program import Loop, Program
-from .recurrence import chained
+from .recurrence import chained, needed
 from .renamed import Renaming, bound, fresh
 
 
@@ -38,12 +37,13 @@ def peel_last(program: Program) -> Program | None:
     own = Renaming(instead, 0)
     rest = [own.reading(node) for node in program.epilogue.nodes if node.name not in last]
     outputs = tuple(own.ref(ref) for ref in program.epilogue.outputs)
-    body = Graph(loop.body.inputs, loop.body.nodes, loop.body.outputs[: len(loop.carry)])
     known = {value.name: value for value in (*loop.body.inputs, *program.epilogue.inputs, *loop.carry)}
     (epilogue,) = chained([(*step.nodes, *rest)], outputs, known)
+    ends = loop.body.outputs[: len(loop.carry)]
+    (body,) = chained([needed(loop.body.nodes, ends)], ends, known)
     return replace(
         program,
-        loop=replace(loop, hi=loop.hi - 1, body=_pruned(body, known), collected=()),
+        loop=replace(loop, hi=loop.hi - 1, body=body, collected=()),
         epilogue=epilogue,
         result=program.result.mapped(own.leaf),
     )
@@ -62,14 +62,3 @@ def _last_ones(program: Program, loop: Loop) -> dict[str, str] | None:
             return None
     outputs = {ref.name for ref in program.epilogue.outputs}
     return None if outputs & collected else found
-
-
-def _pruned(body: Graph, known: Mapping[str, Value]) -> Graph:
-    """``body`` without what its outputs do not need."""
-    names, kept = {ref.name for ref in body.outputs}, list[Node]()
-    for node in reversed(body.nodes):
-        if node.name in names:
-            names |= {ref.name for ref in node.refs()}
-            kept.append(node)
-    (found,) = chained([kept[::-1]], body.outputs, known)
-    return found

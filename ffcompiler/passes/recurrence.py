@@ -13,7 +13,7 @@ make. Nothing has to be proved of what depends on what: a step reads the state b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -115,6 +115,16 @@ def _with(reach: object, flow: nx.DiGraph[str], names: Sequence[str]) -> set[str
     """``names`` and all that ``reach`` finds from them."""
     assert callable(reach)
     return set(names).union(*(reach(flow, name) for name in names if name in flow))
+
+
+def needed(nodes: Sequence[Node], asked: Iterable[Ref]) -> tuple[Node, ...]:
+    """Those of ``nodes`` that ``asked`` need."""
+    names, kept = {ref.name for ref in asked}, []
+    for node in reversed(nodes):
+        if node.name in names:
+            names |= {ref.name for ref in node.refs()}
+            kept.append(node)
+    return tuple(reversed(kept))
 
 
 def chained(parts: Sequence[Sequence[Node]], outputs: tuple[Ref, ...], outside: Mapping[str, Value]) -> list[Graph]:

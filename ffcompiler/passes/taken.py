@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from ..graph import Arg, Node, Ref, Symbol, SymbolKind, TensorType, contiguous
+from ..graph import Node, Ref, Symbol, SymbolKind, TensorType, contiguous
 from ..ops import OPS, Numerics
 from ..program import Loop
+from .renamed import Renaming
 
 
 class NotFusedError(Exception):
@@ -44,13 +45,7 @@ class Taken:
 
     def node(self, node: Node) -> Node:
         """The same, reading what stands in place of what it reads."""
-        kwargs = tuple((key, self._arg(value)) for key, value in node.kwargs)
-        return replace(node, args=tuple(map(self._arg, node.args)), kwargs=kwargs)
-
-    def _arg(self, arg: Arg) -> Arg:
-        if isinstance(arg, tuple):
-            return tuple(map(self._arg, arg))
-        return self.ref(arg) if isinstance(arg, Ref) else arg
+        return Renaming(self.instead, 0).reading(node)
 
     def _moved(self, name: str) -> bool:
         """Whether a view of it is taken, whose layout depends on its own."""
