@@ -163,6 +163,11 @@ def drive_loops(driver: LoopDriver | None) -> Iterator[None]:
         _driver.reset(token)
 
 
+def is_driven() -> bool:
+    """Whether marked loops of this thread, or asyncio task, are run by a driver."""
+    return _driver.get() is not None
+
+
 @dataclass(frozen=True)
 class Resume:
     """Start the marked loop at step ``start`` from ``state``: the first ``start - lo`` steps are already the answer.

@@ -21,6 +21,7 @@ _NAMES = (
     "the kernels of scaled dot products",
 )
 _USUAL = ("None", "None", "torch.float32", "cpu", "True", "flash, memory-efficient, math, cudnn")
+_CPU = torch.device("cpu")
 NAMED = 4
 """Up to so many modules in training are named; more are counted."""
 
@@ -31,7 +32,7 @@ def ambient() -> Ambient:
         _autocast("cpu"),
         _autocast("cuda"),
         torch.get_default_dtype(),
-        torch.get_default_device(),
+        torch.get_default_device() if torch._C._len_torch_function_stack() else _CPU,  # its context would be there
         torch.backends.mha.get_fastpath_enabled(),
         _dot_products(),
     )

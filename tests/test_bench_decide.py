@@ -150,9 +150,19 @@ def test_variants_take_turns_on_fresh_inputs_and_slow_ones_drop_out(monkeypatch:
     monkeypatch.setattr(measured, "seconds_of", timed)
     variants = {name: variant(name) for name in cost}
     seconds = in_turns(variants, lambda seed: (torch.tensor(seed),), range(2, 5), keep={"chosen"})
-    assert {name: len(times) for name, times in seconds.items()} == {"quick": 3, "near": 3, "far": 1, "chosen": 3}
+    assert {name: len(times) for name, times in seconds.items()} == {"quick": 3, "near": 3, "far": 2, "chosen": 3}
     assert calls[:4] == [("quick", 2), ("near", 2), ("far", 2), ("chosen", 2)]
-    assert calls[4:7] == [("quick", 3), ("near", 3), ("chosen", 3)]
+    assert calls[8:] == [("quick", 4), ("near", 4), ("chosen", 4)]
+
+
+def test_one_slow_moment_drops_no_variant_nor_makes_one_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = {"best": iter([90.0, 1.0, 1.0]), "chosen": iter([80.0, 2.0, 2.0]), "far": iter([9.0, 11.0])}
+    monkeypatch.setattr(measured, "seconds_of", lambda call, device: next(call()))
+    variants: Any = {name: lambda seed, times=times: times for name, times in cost.items()}
+    seconds = in_turns(variants, lambda seed: (torch.tensor(seed),), range(2, 5), keep={"chosen"})
+    assert len(seconds["best"]) == 3 and len(seconds["far"]) == 2
+    found = replace(MADE_UP, chosen="chosen", seconds=seconds | {"eager": [100.0, 100.0, 100.0]})
+    assert found.best == "best" and found.regret == 2.0
 
 
 def run_record(certified: int, residual: float | None) -> RunRecord:

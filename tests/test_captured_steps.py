@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from types import FrameType
 from typing import Any
 
 import pytest
 import torch
+from plans import MADE
 from rows import ROWS
 from systems import randn
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import ffcompiler as ffc
-from ffcompiler.choice.choose import CAPTURED, NEAR, best_of, next_to_run
-from ffcompiler.plan import Candidate, Method, Schedule
+from ffcompiler.choice.choose import CAPTURED, NEAR, Outlook, best_of, next_to_run
+from ffcompiler.choice.contest import PAIRS, Contest
+from ffcompiler.choice.convergence import Shape
+from ffcompiler.choice.reference import Reference
+from ffcompiler.choice.timing import Left
+from ffcompiler.plan import Candidate, Costs, Method, Schedule
+from ffcompiler.proof import NO_PROOF
 from ffcompiler.runtime.record import Ending
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -191,3 +200,41 @@ def test_the_explanation_says_that_nothing_is_swept() -> None:
     compiled = ffc.compile(function, (x,), schedule="captured")
     text = str(compiled.explain())
     assert "captured" in text and "0 sweeps" not in text
+
+
+class SlowMoments:
+    """A trial whose machine takes another time in every moment; recorded calls take 0.8 of the reference's."""
+
+    def __init__(self) -> None:
+        self.pace = itertools.cycle([1.0, 3.0, 0.5, 2.0])
+        self.now, self.times = 1.0, list[float]()
+
+    def reference(self, limit: float) -> float:
+        return 0.1 * self.now
+
+    def run(self, schedule: Schedule, costs: Costs, reference_seconds: float) -> tuple[Candidate, bool]:
+        return self.again(Candidate(schedule, 0.0, 0, "ran"), reference_seconds), True
+
+    def again(self, candidate: Candidate, reference_seconds: float) -> Candidate:
+        self.now = next(self.pace)
+        self.times.append(0.08 * self.now)
+        return replace(candidate, seconds=median(self.times))
+
+    def last(self, schedule: Schedule) -> float:
+        return self.times[-1]
+
+    def was_ended(self, schedule: Schedule) -> bool:
+        return False
+
+
+def test_recorded_calls_are_held_against_the_reference_of_the_same_moment() -> None:
+    trial: Any = SlowMoments()
+    reference = Reference(trial.reference, torch.device("cpu"), [0.1])
+    costs = Costs(0.1 / 12, 1.0, 1.0, 0.0, captured=0.02)
+    outlook = Outlook(MADE, NO_PROOF, lambda schedule: Shape(12), costs, 0.1)
+    contest = Contest(trial, outlook, [CAPTURED], reference, Left(60.0), lambda *told: None, {})
+    (captured,), wrong = contest.held()
+    assert wrong is None and captured.seconds == pytest.approx(0.8 * reference.seconds)
+    assert captured.note == "1.2x the reference's speed" and len(contest.pairs) > PAIRS
+    assert contest.outlook.reference_seconds == reference.seconds
+    assert contest.outlook.costs.captured == pytest.approx(0.8 * contest.outlook.costs.step)

@@ -24,6 +24,7 @@ from ffcompiler.choice.traces import take_trace
 from ffcompiler.plan import EXCLUDED, Candidate, Convergence, Costs, Method, Plan, Schedule
 from ffcompiler.program import RepeatedMap
 from ffcompiler.proof import NO_PROOF
+from ffcompiler.runtime.guard import Handover
 from ffcompiler.schedules import parse_schedule
 from ffcompiler.tell.decision import candidate_table, convergence_lines
 from ffcompiler.written.text import parse
@@ -103,6 +104,26 @@ def test_a_candidate_over_the_memory_limit_is_not_taken_however_fast() -> None:
     assert plan.schedule == named("sliding(4)") and note_of(plan, "jacobi") == large.note
 
 
+def chosen_with(harder: dict[str, float], *candidates: Candidate) -> Plan:
+    found = Calibration(COSTS, REFERENCE, candidates, harder={named(name): s for name, s in harder.items()})
+    return choose(replace(MADE, candidates=()), None, found)
+
+
+def test_sweeps_that_the_guard_would_end_on_a_harder_input_lose_to_ones_that_go_on() -> None:
+    edge, sure = ran("jacobi", 0.02), ran("sliding(4)", 0.024)
+    assert chosen_with({}, edge, sure).schedule == edge.schedule
+    plan = chosen_with({"jacobi": 0.1, "sliding(4)": 0.006}, edge, sure)
+    assert plan.schedule == sure.schedule
+    assert note_of(plan, "jacobi").endswith("1.20x as fast as sliding(4), but 0.12 s on inputs that need more sweeps")
+    assert chosen_with({"jacobi": 0.1}, edge).schedule == edge.schedule  # still far better than none
+    assert chosen_with({"jacobi": 0.1, "sliding(4)": 0.1}, edge, sure).schedule == edge.schedule
+
+
+def test_sweeps_that_gain_little_and_are_ended_on_harder_inputs_are_not_taken() -> None:
+    assert chosen_with({"jacobi": 0.0}, ran("jacobi", 0.1)).schedule == named("jacobi")
+    assert chosen_with({"jacobi": 0.2}, ran("jacobi", 0.1)).schedule.method is Method.SEQUENTIAL
+
+
 def test_wrong_bits_refuse_all_parallel_schedules() -> None:
     found = choose(MADE, None, Calibration(COSTS, REFERENCE, (ran("jacobi", 0.01),), wrong="its bits are wrong"))
     assert found.refusal is not None and "its bits are wrong" in found.refusal and found.premises == ()
@@ -176,6 +197,17 @@ def test_windows_are_predicted_with_the_certifying_sweeps_that_others_needed() -
     one, five = (outlook().predict(named("sliding(4)+windows"), {True: count}) for count in (1, 5))
     assert one is not None and five is not None and (one.certifying, five.certifying) == (1, 5)
     assert five.seconds > one.seconds
+
+
+def test_what_a_harder_input_takes_more_is_much_where_the_guard_then_ends_the_run() -> None:
+    room = replace(COSTS, step=0.01, captured=0.008)  # of 0.12 s in steps: sweeps may spend 0.03 s of the slack
+    for sweep, least, most in ((0.002, 0.0019, 0.0021), (0.0138, 0.06, 0.2)):
+        trace = Trace(12, (Fresh(0, (1, 2, 12)),))
+        shape = Shape(12, exact=True, handover=Handover.CAPTURED)
+        costs = replace(room, sweep=sweep, certify=sweep)
+        view = Outlook(MADE, NO_PROOF, lambda schedule, shape=shape: shape, costs, REFERENCE, (trace,))
+        assert least < view.harder(named("jacobi"), {}) < most
+        assert view.harder(named("captured"), {}) == 0.0 == replace(view, traces=()).harder(named("jacobi"), {})
 
 
 # ---------------------------------------------------------------------------------------------------- memory

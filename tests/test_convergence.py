@@ -15,7 +15,7 @@ from systems import SYSTEMS, Case, randn
 from torch import Tensor
 
 import ffcompiler as ffc
-from ffcompiler.choice.convergence import Fresh, Run, Shape, Trace, quantile, simulate
+from ffcompiler.choice.convergence import HARDER, Fresh, Run, Shape, Trace, quantile, simulate
 from ffcompiler.choice.lyapunov import largest_exponent
 from ffcompiler.choice.traces import certifying_sweeps, take_trace
 from ffcompiler.plan import Bits, Costs, Equality, Method, Schedule
@@ -294,3 +294,17 @@ def test_behind_a_window_blocks_of_a_system_that_forgets_have_the_age_of_its_las
     assert faded.sweeps == 30 and not faded.whole
     slow = Trace(2000, (Fresh(0, tuple(range(1, 129)), 128),))
     assert slow.sweeps == 2000
+
+
+@given(st.lists(st.integers(1, 9), max_size=30), st.integers(0, 5))
+def test_a_harder_input_needs_a_quarter_more_sweeps_and_one_at_least(steps: list[int], start: int) -> None:
+    fronts = tuple(start + sum(steps[: k + 1]) for k in range(len(steps)))
+    blocks = fronts[-1] if fronts else start
+    trace = Trace(blocks, (Fresh(start, fronts),))
+    (harder,) = trace.harder().runs
+    expected = max(math.ceil(HARDER * len(fronts)), len(fronts) + 1) if fronts else 0
+    assert len(harder.fronts) == expected and list(harder.fronts) == sorted(harder.fronts)
+    assert harder.fronts[-1:] == fronts[-1:]
+    usual, later = Fresh(start, fronts).ages(blocks), harder.ages(blocks)
+    assert all(b >= max(a + 1, HARDER * a - 1) for a, b in zip(usual, later, strict=True))
+    assert all(b <= max(HARDER * a, a) + 1 for a, b in zip(usual, later, strict=True))

@@ -70,10 +70,10 @@ def calibrate(
         contest = Contest(trial, outlook, schedules, reference, left, say, certifying)
         candidates, wrong = contest.held()
     say("candidates", len(schedules), len(schedules))
-    outlook = contest.outlook
-    return Calibration(
-        outlook.costs, outlook.reference_seconds, candidates, wrong, convergence, outlook, contest.certifying
-    )
+    outlook, certifying = contest.outlook, contest.certifying
+    harder = {c.schedule: outlook.harder(c.schedule, certifying) for c in candidates if not c.excluded}
+    seconds = outlook.reference_seconds
+    return Calibration(outlook.costs, seconds, candidates, wrong, convergence, outlook, certifying, harder)
 
 
 def _of_one(trial: Trial, schedule: Schedule, costs: Costs, reference: Reference, say: Progress) -> Calibration:

@@ -17,7 +17,7 @@ from ..runtime.guard import Guard, Handover
 from ..runtime.stacked.waves import has_alike_layers
 from ..schedules import candidates_for, candidates_for_chain, candidates_for_recurrence
 from ..stacks import ONE_LAYER, stack_of
-from .convergence import Shape, Trace, quantile, simulate
+from .convergence import Run, Shape, Trace, quantile, simulate
 from .memory import predicted_bytes
 from .repetition import simulate_steps
 
@@ -34,6 +34,8 @@ HOPELESS = 2.0
 """A candidate that is predicted to take so many times as long as the best known one is not run."""
 RUNS = 3
 """So many candidates are run at most, where all are predicted and the reference takes what was thought."""
+RARE = 0.1
+"""So often, it is taken, an input needs more sweeps than the example, such as `Trace.harder` has them."""
 UNBEGUN = "the guard would begin no sweep"
 
 
@@ -42,7 +44,8 @@ class Calibration:
     """``costs`` in seconds; ``wrong`` says which candidate certified other bits than the reference's, if any did.
 
     ``outlook``: what candidates were predicted from, with ``certifying`` sweeps as the runs needed them; None of a
-    schedule that was asked for by name.
+    schedule that was asked for by name. ``harder``: by schedule, seconds that an input takes more which needs more
+    sweeps than the example.
     """
 
     costs: Costs
@@ -52,6 +55,7 @@ class Calibration:
     convergence: Convergence | None = None
     outlook: Outlook | None = None
     certifying: Mapping[bool, int] = field(default_factory=dict)
+    harder: Mapping[Schedule, float] = field(default_factory=dict)
 
 
 def to_try(plan: Plan, proof: Proof, wanted: Schedule | None) -> tuple[Schedule, ...]:
@@ -145,15 +149,31 @@ class Outlook:
             return self._of_steps(schedule)
         if not self.traces:
             return None
-        shape = replace(self.shape(schedule), certifying=certifying.get(schedule.windows, 1))
-        run_of = simulate_steps if isinstance(self.plan.system, RepeatedMap) else simulate
-        runs = [run_of(schedule, shape, trace, self.costs) for trace in self.traces]
-        run = runs[quantile([run.seconds for run in runs])]
+        run, blocks = self._simulated(schedule, certifying, self.traces), self.shape(schedule).blocks
         note = _speed(self.reference_seconds / run.seconds)
-        if run.certified < shape.blocks:
-            note = f"predicted to stop at block {run.certified} of {shape.blocks}: guard" if run.sweeps else UNBEGUN
+        if run.certified < blocks:
+            note = f"predicted to stop at block {run.certified} of {blocks}: guard" if run.sweeps else UNBEGUN
         memory = self.bytes_of(schedule)
         return Candidate(schedule, run.seconds, run.sweeps, note, run.certifying, run.seconds, False, memory)
+
+    def harder(self, schedule: Schedule, certifying: Mapping[bool, int]) -> float:
+        """Seconds that an input takes more which needs more sweeps: much where the guard then ends the run.
+
+        The levels of a chain are those of its graph, whatever the input.
+        """
+        by_levels = isinstance(self.plan.system, Chain) and isinstance(self.plan.equality, Bits)
+        if not schedule.sweeps or not self.traces or by_levels:
+            return 0.0
+        usual = self._simulated(schedule, certifying, self.traces)
+        harder = self._simulated(schedule, certifying, [trace.harder() for trace in self.traces])
+        return max(harder.seconds - usual.seconds, 0.0)
+
+    def _simulated(self, schedule: Schedule, certifying: Mapping[bool, int], traces: Sequence[Trace]) -> Run:
+        """The run that stands for those on all inputs."""
+        shape = replace(self.shape(schedule), certifying=certifying.get(schedule.windows, 1))
+        run_of = simulate_steps if isinstance(self.plan.system, RepeatedMap) else simulate
+        runs = [run_of(schedule, shape, trace, self.costs) for trace in traces]
+        return runs[quantile([run.seconds for run in runs])]
 
     def _of_steps(self, schedule: Schedule) -> Candidate:
         """The recorded calls, step by step: what a loaded artifact has for its reference."""
@@ -206,26 +226,35 @@ def choose(plan: Plan, wanted: Schedule | None, calibration: Calibration) -> Pla
         )
     if wanted is not None:
         return replace(plan, schedule=wanted, why="the schedule was asked for by name")
-    best = best_of(sequential, calibration.candidates)
-    return replace(plan, schedule=best.schedule, why=_why(best, plan.candidates), candidates=_told(best, plan))
+    best = best_of(sequential, calibration.candidates, calibration.harder)
+    told = tuple(_told(c, best, calibration.harder) for c in plan.candidates)
+    return replace(plan, schedule=best.schedule, why=_why(best, plan.candidates), candidates=told)
 
 
-def best_of(sequential: Candidate, candidates: Sequence[Candidate]) -> Candidate:
+def best_of(
+    sequential: Candidate, candidates: Sequence[Candidate], harder: Mapping[Schedule, float] | None = None
+) -> Candidate:
     """The fastest of those that were run, or the first one near it; one that was not only if it is clearly faster.
 
-    What is no faster than the function by more than noise is not taken, nor sweeps that gain little over single steps.
+    What counts is the mean over inputs, of which a few are ``harder``: sweeps that the guard would end on these lose to
+    ones that it lets go on. What is no faster than the function by more than noise is not taken, nor sweeps that gain
+    little over single steps.
     """
+
+    def expected(c: Candidate) -> float:
+        return c.seconds + RARE * (harder or {}).get(c.schedule, 0.0)
+
     able = [c for c in candidates if not c.excluded]
     run = [c for c in able if c.measured]
     steps = next((c for c in run if not c.schedule.sweeps and NEAR * c.seconds <= sequential.seconds), sequential)
-    fastest = min((sequential, *run), key=lambda c: c.seconds)
+    fastest = min((sequential, *run), key=expected)
     factor = MARGIN * bias(able)
-    promising = [c for c in able if not c.measured and factor * c.seconds <= fastest.seconds]
+    promising = [c for c in able if not c.measured and factor * expected(c) <= expected(fastest)]
     if promising:
-        return min(promising, key=lambda c: c.seconds)
-    if not fastest.schedule.sweeps or WORTH * fastest.seconds > steps.seconds:
+        return min(promising, key=expected)
+    if not fastest.schedule.sweeps or WORTH * expected(fastest) > steps.seconds:
         return steps
-    return next(c for c in run if c.schedule.sweeps and c.seconds <= NEAR * fastest.seconds)
+    return next(c for c in run if c.schedule.sweeps and expected(c) <= NEAR * expected(fastest))
 
 
 def _why(best: Candidate, candidates: Sequence[Candidate]) -> str:
@@ -243,19 +272,22 @@ def _why(best: Candidate, candidates: Sequence[Candidate]) -> str:
     )
 
 
-def _told(best: Candidate, plan: Plan) -> tuple[Candidate, ...]:
-    """The candidates, each loser with what it lost by."""
-    return tuple(
-        c if c is best or c.excluded else replace(c, note=f"{c.note}; {_lost(c, best)}") for c in plan.candidates
-    )
+def _told(loser: Candidate, best: Candidate, harder: Mapping[Schedule, float]) -> Candidate:
+    """The candidate with what it lost by."""
+    if loser is best or loser.excluded:
+        return loser
+    return replace(loser, note=f"{loser.note}; {_lost(loser, best, harder.get(loser.schedule, 0.0))}")
 
 
-def _lost(loser: Candidate, best: Candidate) -> str:
+def _lost(loser: Candidate, best: Candidate, harder: float) -> str:
     ratio = loser.seconds / best.seconds
     if not loser.measured and loser.schedule.sweeps and not loser.sweeps:
         return "not run"
     if not loser.measured:
         return f"not run: predicted {ratio:.2f}x the time of {best.schedule}"
+    if ratio <= 1.0 and best.measured and harder > loser.seconds:
+        longer = loser.seconds + harder
+        return f"{1.0 / ratio:.2f}x as fast as {best.schedule}, but {longer:.3g} s on inputs that need more sweeps"
     if ratio < 1.0 / NEAR and best.measured:
         return f"{1.0 / ratio:.2f}x as fast as {best.schedule}, too little to count on"
     if ratio <= NEAR and best.measured:

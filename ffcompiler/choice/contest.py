@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 from ..plan import EXCLUDED, Candidate, Costs, Schedule
 from .choose import CAPTURED, HOPELESS, NEAR, RUNS, Outlook, next_to_run
@@ -18,6 +19,8 @@ CLOSE = 1.5
 """Those that took at most so many times as long as the best."""
 SMALL = 0.1
 """Of the time that is left: the recorded calls are run whatever is predicted of them if they take so little."""
+PAIRS, PAIRING = 5, 0.3
+"""So many times recorded calls and the reference are run in turns, within this share of what is left."""
 LOOKS = 3
 """So many times candidates are chosen to be run: anew where the reference turns out to take another time."""
 
@@ -34,6 +37,7 @@ class Contest:
     say: Progress
     certifying: dict[bool, int]  # as expected, then as the runs so far have needed
     run: dict[Schedule, Candidate] = field(default_factory=dict)
+    pairs: list[float] = field(default_factory=list)  # recorded calls by the reference, run one after the other
     wrong: str | None = None
 
     def held(self) -> tuple[tuple[Candidate, ...], str | None]:
@@ -53,6 +57,7 @@ class Contest:
                 break
             predicted = {**predicted, **self._predicted()}
         self._again()
+        self._settled()
         shown = [s for s in self.schedules if s in self.run or self._shown(s, predicted)]
         return tuple(self._told(s, predicted) for s in shown), self.wrong
 
@@ -68,6 +73,20 @@ class Contest:
             return False
         self._try(CAPTURED, steps.predicted)
         return self._moved()
+
+    def _pair(self) -> None:
+        """Recorded calls, then the reference: a machine that is slow for a moment is slow for both."""
+        self.run[CAPTURED] = self.trial.again(self.run[CAPTURED], self.outlook.reference_seconds)
+        self.reference.look()
+        self.pairs.append(self.trial.last(CAPTURED) / self.reference.times[-1])
+        self._scale()
+
+    def _scale(self) -> None:
+        """Recorded calls take their share of what the reference is now known to take."""
+        if self.pairs:
+            share = median(self.pairs)
+            note = f"{1.0 / share:.1f}x the reference's speed"
+            self.run[CAPTURED] = replace(self.run[CAPTURED], seconds=share * self.reference.seconds, note=note)
 
     def _run_best(self, predicted: Mapping[Schedule, Candidate], limit: int) -> Mapping[Schedule, Candidate]:
         """Run what is predicted to be best, as far as it can change the choice; the predictions as they are then."""
@@ -86,8 +105,11 @@ class Contest:
             for schedule in close:
                 if self.left() < self.run[schedule].seconds:
                     return
-                self.run[schedule] = self.trial.again(self.run[schedule], self.outlook.reference_seconds)
-            if self.left() > self.outlook.reference_seconds:
+                if schedule != CAPTURED:
+                    self.run[schedule] = self.trial.again(self.run[schedule], self.outlook.reference_seconds)
+            if CAPTURED in close:
+                self._pair()
+            elif self.left() > self.outlook.reference_seconds:
                 self.reference.look()
 
     def _moved(self) -> bool:
@@ -95,13 +117,18 @@ class Contest:
 
         Those of the reference, or the recorded ones. Runs that it ended are forgotten then.
         """
-        was, now = self.outlook.costs, self._priced()
-        self.outlook = replace(self.outlook, reference_seconds=self.reference.seconds, costs=now)
+        was, now = self.outlook.costs, self._settled()
         if _near(was.step, now.step) and _near(was.captured or was.step, now.captured or now.step):
             return False
         for schedule in [s for s in self.run if self.trial.was_ended(s)]:
             del self.run[schedule]
         return True
+
+    def _settled(self) -> Costs:
+        """What all is predicted from, as single steps are now known."""
+        self._scale()
+        self.outlook = replace(self.outlook, reference_seconds=self.reference.seconds, costs=self._priced())
+        return self.outlook.costs
 
     def _priced(self) -> Costs:
         """With single steps as they are now known: recorded ones from whole runs, before which a few were timed."""
@@ -133,6 +160,9 @@ class Contest:
         self.run[schedule] = replace(found, predicted=predicted, memory=self.outlook.bytes_of(schedule))
         if found.certifying and found.certifying < found.sweeps:
             self.certifying[schedule.windows] = found.certifying
+        left = self.left.share(PAIRING) if schedule == CAPTURED else Left(0.0)
+        while len(self.pairs) < PAIRS and left() > self.run[CAPTURED].seconds + self.reference.seconds:
+            self._pair()
 
     def _shown(self, schedule: Schedule, predicted: Mapping[Schedule, Candidate]) -> bool:
         return schedule in predicted or self.outlook.too_large(schedule)

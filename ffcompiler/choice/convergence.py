@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from ..schedules import quantum
 
 FAR = 2048
 """Blocks, or four windows: what a block does to others further on is left out."""
+HARDER = 1.25
+"""So many times as many sweeps, and one more at least, an input may well need that is like the example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,17 @@ class Trace:
     def sweeps(self) -> int:
         """Of plain Jacobi, from block 0."""
         return math.ceil(float(self.runs[0].ages(self.blocks)[-1])) if self.blocks else 0
+
+    def harder(self) -> Trace:
+        """Of an input on which every front comes as far as here in `HARDER` times as many sweeps."""
+        return replace(self, runs=tuple(replace(run, fronts=_later(run.start, run.fronts)) for run in self.runs))
+
+
+def _later(start: int, fronts: tuple[int, ...]) -> tuple[int, ...]:
+    """The fronts of a run that needs `HARDER` times as many sweeps, one more at least."""
+    count = max(math.ceil(HARDER * len(fronts)), len(fronts) + 1) if fronts else 0
+    done = [min(int(sweep / HARDER), sweep - 1, len(fronts)) for sweep in range(1, count + 1)]
+    return tuple(fronts[sweeps - 1] if sweeps else start for sweeps in done)
 
 
 class Ages:

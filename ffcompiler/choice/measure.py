@@ -314,6 +314,10 @@ class Trial:
         """Whether the guard ended its last run."""
         return self.times[schedule][-1].record.ending is Ending.GUARD
 
+    def last(self, schedule: Schedule) -> float:
+        """Seconds of its last run."""
+        return self.times[schedule][-1].seconds
+
     def again(self, candidate: Candidate, reference_seconds: float) -> Candidate:
         """The same candidate once more."""
         runner = self.runners[candidate.schedule]

@@ -61,9 +61,11 @@ class Decision:
     def best(self) -> str:
         """The schedule that the chosen one is farthest behind, itself if behind none.
 
-        The user's function counts for none: it is no choice that the compiler has.
+        The user's function counts for none: it is no choice that the compiler has. Nor do schedules that dropped out.
         """
-        schedules = [self.chosen, *(name for name in self.seconds if name != EAGER)]
+        turns = len(self.seconds[self.chosen])
+        stayed = (name for name, times in self.seconds.items() if name != EAGER and len(times) == turns)
+        schedules = [self.chosen, *stayed]
         return max(schedules, key=lambda name: ratio(self.seconds[self.chosen], self.seconds[name]))
 
     @property

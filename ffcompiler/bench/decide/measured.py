@@ -17,8 +17,8 @@ from .decision import EAGER, Decision, Seconds
 from .system import Function, Inputs, System
 from .ways import SEQUENTIAL, Way, on_example, predicted, refusal_of, ways_of
 
-FAR = 5.0
-"""What is that many times slower than the fastest is not run again: it cannot be the best."""
+FAR, TWICE = 5.0, 2
+"""What is that many times slower than the fastest, twice, is not run again: it cannot be the best."""
 ENOUGH, FEWEST = 6.0, 3
 """Seconds after which no further round is begun, and the rounds that are made all the same."""
 HARD_ROUNDS = 9
@@ -50,7 +50,7 @@ def _decided(system: System, pairs: int) -> dict[str, Any]:
     variants, chosen, checks = dict(every_variant(function, ways)), ways[0].name, Checks()
     refusal = refusal_of(auto.plan)
     check(system, variants, system.inputs, checks)
-    seconds = in_turns(variants, system.inputs, range(2, 2 + pairs), keep={chosen})
+    seconds = in_turns(variants, system.inputs, range(2, 2 + pairs), keep={chosen, EAGER})
     hard = {} if refusal is not None else dict(on_hard_inputs(system, variants, seconds, chosen, checks))
     return {
         "chosen": chosen,
@@ -75,7 +75,8 @@ def every_variant(function: Function, ways: Iterable[Way]) -> Iterator[tuple[str
 def in_turns(variants: Variants, inputs: Inputs, seeds: Iterable[int], keep: set[str]) -> Seconds:
     """Seconds of each variant on the inputs of each seed, one variant after the other.
 
-    After the first round those that are far slower than the fastest drop out, but for ``keep``.
+    After two rounds those that are far slower than the fastest drop out, but for ``keep``: in one, a machine that does
+    something else for a moment can make any of them slow.
     """
     seconds: Seconds = {name: [] for name in variants}
     began = time.perf_counter()
@@ -90,8 +91,9 @@ def in_turns(variants: Variants, inputs: Inputs, seeds: Iterable[int], keep: set
 
 
 def _worth_running(seconds: Seconds, keep: set[str]) -> list[str]:
-    first = [times[0] for times in seconds.values() if times]
-    return [name for name, times in seconds.items() if name in keep or not times or times[0] <= FAR * min(first)]
+    first = {name: min(times[:TWICE]) for name, times in seconds.items() if len(times) >= TWICE}
+    fastest = min(first.values(), default=0.0)
+    return [name for name in seconds if name in keep or name not in first or first[name] <= FAR * fastest]
 
 
 def on_hard_inputs(
