@@ -17,7 +17,7 @@ from .choice.calibrate import QUICK, Effort, Example, calibrate
 from .choice.choose import choose, to_try
 from .choice.devices import on_devices, others_in_use
 from .choice.several import PartSeconds, inputs_of_parts, measure_parts, worth_it
-from .choice.timing import Left
+from .choice.timing import Left, heap_aside
 from .errors import ScheduleError
 from .live import Live
 from .modes import as_recorded
@@ -52,6 +52,7 @@ class Deciding:
     say: Progress
     rolled: Live
 
+    @heap_aside()
     def chosen(self, plan: Plan, proofs: Sequence[Proof]) -> Plan:
         """The plan with its schedules. Raises: `ScheduleError` if no part can have the one that was asked for."""
         examples, effort = self._examples(plan, proofs)

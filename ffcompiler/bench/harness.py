@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import time
@@ -140,12 +141,18 @@ def load_between(before: Moment, after: Moment) -> Load:
 
 
 def seconds_of(call: Variant, device: torch.device) -> float:
-    """Seconds of one call, with what it left to the device."""
+    """Seconds of one call, with what it left to the device; the garbage collector waits, as it does in `timeit`."""
     _finish(device)
-    started = time.perf_counter()
-    call()
-    _finish(device)
-    return time.perf_counter() - started
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        started = time.perf_counter()
+        call()
+        _finish(device)
+        return time.perf_counter() - started
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _finish(device: torch.device) -> None:

@@ -160,9 +160,10 @@ class Contest:
         self.run[schedule] = replace(found, predicted=predicted, memory=self.outlook.bytes_of(schedule))
         if found.certifying and found.certifying < found.sweeps:
             self.certifying[schedule.windows] = found.certifying
-        left = self.left.share(PAIRING) if schedule == CAPTURED else Left(0.0)
-        while len(self.pairs) < PAIRS and left() > self.run[CAPTURED].seconds + self.reference.seconds:
-            self._pair()
+        if schedule == CAPTURED:
+            left = self.left.share(PAIRING)
+            while len(self.pairs) < PAIRS and left() > self.run[CAPTURED].seconds + self.reference.seconds:
+                self._pair()
 
     def _shown(self, schedule: Schedule, predicted: Mapping[Schedule, Candidate]) -> bool:
         return schedule in predicted or self.outlook.too_large(schedule)

@@ -88,18 +88,20 @@ def graph_call(
     extra: Sequence[Ref] = (),
     how: Callable[[Node], Any] = by_name,
     watched: bool = False,
+    first: Sequence[str] = (),
 ) -> GraphCall:
-    """``graph`` compiled for ``device``, giving its outputs and the values in ``extra``; ``how`` calls its nodes."""
-    module, outputs, tables = to_fx(graph, device, extra, how, watched)
-    inputs = _inputs(graph)
-    return GraphCall(inputs, tables, outputs, module.forward, watched)
+    """``graph`` compiled for ``device``, giving its outputs and the values in ``extra``; ``how`` calls its nodes.
+
+    ``first``: values from outside that are its first inputs, in this order, whether it reads them or not.
+    """
+    module, outputs, tables = to_fx(graph, device, extra, how, watched, first)
+    return GraphCall(_inputs(graph, first), tables, outputs, module.forward, watched)
 
 
-def _inputs(graph: Graph) -> tuple[str, ...]:
+def _inputs(graph: Graph, first: Sequence[str]) -> tuple[str, ...]:
     """What a graph reads from outside, by environment key: several-result values are read one by one."""
     own = {node.name for node in graph.nodes}
-    keys = dict.fromkeys(ref.key for ref in _reads(graph) if ref.name not in own)
-    return tuple(keys)
+    return tuple(dict.fromkeys((*first, *(ref.key for ref in _reads(graph) if ref.name not in own))))
 
 
 def _reads(graph: Graph) -> list[Ref]:
@@ -112,10 +114,11 @@ def to_fx(
     extra: Sequence[Ref] = (),
     how: Callable[[Node], Any] = by_name,
     watched: bool = False,
+    first: Sequence[str] = (),
 ) -> tuple[fx.GraphModule, tuple[Ref, ...], tuple[int, ...]]:
     """The graph as a torch.fx module, its outputs, and the step tables whose numbers follow its tensor inputs."""
     out = fx.Graph()
-    value: dict[Any, Any] = {}
+    value: dict[Any, Any] = {(name, None): out.placeholder(name) for name in first}
     own = {node.name for node in graph.nodes}
     for ref in _reads(graph):
         if ref.name not in own and (ref.name, ref.output) not in value:

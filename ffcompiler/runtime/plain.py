@@ -15,11 +15,13 @@ mm.default addmm.default bmm.default baddbmm.default mv.default select.int narro
 permute.default unsqueeze.default
 cat.default stack.default add.Tensor sub.Tensor mul.Tensor div.Tensor addcmul.default neg.default abs.default
 sqrt.default rsqrt.default tanh.default sigmoid.default relu.default exp.default log.default sin.default cos.default
+rsub.Scalar remainder.Scalar pow.Tensor_Scalar minimum.default maximum.default clamp.default
 where.self argmax.default embedding.default index_select.default gather.default _softmax.default
 _log_softmax.default native_layer_norm.default""".split()
 
 _PLAIN: dict[str, Callable[..., Any]] = {f"aten.{name}": getattr(torch, name.split(".")[0]) for name in _NAMES}
 _PLAIN["aten.linear.default"] = torch._C._nn.linear
+_PLAIN["aten.view.default"] = torch.Tensor.view
 
 
 def plain(node: Node) -> Any:

@@ -2,49 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, repeat
+from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..graph import Graph
+from ..graph import Graph, Node, Ref
+from ..graph import Step as StepNumber
 from ..program import Loop, Recurrence
 from .graphs import GraphCall, graph_call
 from .plain import plain
 
 Step = Callable[[Sequence[Tensor], int], tuple[Tensor, ...]]
 """From a state and a step's position to the next state, then what the step leaves besides."""
+SPARSE = 4
+"""Where steps read fewer than one slice in so many of a tensor, only those are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What each step reads of a tensor: ``tensor.select(dim, places[k])``."""
+
+    name: str
+    tensor: str
+    dim: int
+    places: Sequence[int]
+
+    def at(self, env: Mapping[str, Tensor], k: int) -> Tensor:
+        """Of one step."""
+        return env[self.tensor].select(self.dim, self.places[k])
+
+    def views(self, env: Mapping[str, Tensor], done: int) -> Sequence[Tensor]:
+        """Of all steps from ``done`` on, made in one call: the same views."""
+        tensor = env[self.tensor]
+        size = tensor.shape[self.dim]
+        places = [place % size for place in self.places[done:]]
+        lo, hi = min(places, default=0), max(places, default=-1) + 1
+        if hi - lo > SPARSE * len(places):
+            return [tensor.select(self.dim, place) for place in places]
+        views = tensor.narrow(self.dim, lo, hi - lo).unbind(self.dim)
+        return [views[place - lo] for place in places]
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The body of a loop compiled for one device; of a recurrence, what is computed ahead belongs to the step again."""
+    """The body of a loop compiled for one device; of a recurrence, what is computed ahead belongs to the step again.
+
+    Its inputs are the state, then ``rows``, then what is the same in all steps, then numbers.
+    """
 
     loop: Loop | Recurrence
     call: GraphCall
     device: torch.device
+    rows: tuple[Row, ...]
     order: tuple[int, ...]  # where each output of the body stands among those of the call
+
+    def _fixed(self, env: Mapping[str, Tensor]) -> list[Tensor]:
+        return [env[name] for name in self.call.inputs[len(self.loop.carry) + len(self.rows) :]]
 
     def bind(self, env: Mapping[str, Tensor]) -> Step:
         """One step as a function, for one thread. ``env`` is looked up here, once for all steps."""
-        names = [value.name for value in self.loop.carry]
-        stacks = {given.value.name: env[given.stack.key] for given in self.loop.inputs}
-        own = {*names, *stacks}
-        fixed = [None if name in own else env[name] for name in self.call.inputs]
-        carried = [(place, names.index(name)) for place, name in enumerate(self.call.inputs) if name in names]
-        handed = [(place, stacks[name]) for place, name in enumerate(self.call.inputs) if name in stacks]
-        rows = [self.loop.tables[table] for table in self.call.tables]
-        function, order = self.call.function, self.order
-        as_made = order == tuple(range(len(self.call.outputs)))
+        function, rows, fixed, picked = self.call.function, self.rows, self._fixed(env), _picked(self.order)
+        tables = [self.loop.tables[table] for table in self.call.tables]
 
         def step(state: Sequence[Tensor], k: int) -> tuple[Tensor, ...]:
-            for place, leaf in carried:
-                fixed[place] = state[leaf]
-            for place, stack in handed:
-                fixed[place] = stack.select(0, k)
-            made: tuple[Tensor, ...] = function(*fixed, *[row[k] for row in rows])
-            return made if as_made else tuple([made[place] for place in order])
+            given = [row.at(env, k) for row in rows]
+            return picked(function(*state, *given, *fixed, *[table[k] for table in tables]))
 
         return step
 
@@ -55,14 +82,14 @@ class Steps:
 
         ``kept``: what those collected, ``[done, *shape]``.
         """
-        loop = self.loop
-        step, size = self.bind(env), len(loop.carry)
+        loop, function, fixed = self.loop, self.call.function, self._fixed(env)
+        state_of, left_of = _picked(self.order[: len(loop.carry)]), _picked(self.order[len(loop.carry) :])
         left: list[tuple[Tensor, ...]] = []
-        for k in range(done, loop.hi - loop.lo):
-            made = step(state, k)
-            state = made[:size]
+        for given, numbers in zip(self._given(env, done), self._numbers(done), strict=True):
+            made = function(*state, *given, *fixed, *numbers)
+            state = state_of(made)
             if loop.collected:
-                left.append(made[size:])
+                left.append(left_of(made))
         if not loop.collected:
             return state
         rest = [torch.stack(column) for column in zip(*left, strict=True)]
@@ -73,9 +100,45 @@ class Steps:
             return (*state, *(rest or kept))
         return (*state, *(torch.cat([a, b]) for a, b in zip(kept, rest, strict=True)))
 
+    def _given(self, env: Mapping[str, Tensor], done: int) -> Iterator[tuple[Tensor, ...]]:
+        """What is given to each step from ``done`` on."""
+        if not self.rows:
+            return repeat((), self.loop.hi - self.loop.lo - done)
+        return zip(*(row.views(env, done) for row in self.rows), strict=True)
+
+    def _numbers(self, done: int) -> Iterator[tuple[int | float, ...]]:
+        if not self.call.tables:
+            return repeat((), self.loop.hi - self.loop.lo - done)
+        return zip(*(self.loop.tables[table][done:] for table in self.call.tables), strict=True)
+
 
 def make_steps(loop: Loop | Recurrence, device: torch.device) -> Steps:
     """What running the steps of ``loop`` needs."""
-    ahead = loop.ahead.nodes if isinstance(loop, Recurrence) else ()
-    call = graph_call(Graph((), (*ahead, *loop.body.nodes), loop.body.outputs), device, how=plain)
-    return Steps(loop, call, device, tuple(call.outputs.index(ref) for ref in loop.body.outputs))
+    nodes = (*(loop.ahead.nodes if isinstance(loop, Recurrence) else ()), *loop.body.nodes)
+    carry = [value.name for value in loop.carry]
+    stacked = [Row(each.value.name, each.stack.key, 0, range(loop.hi - loop.lo)) for each in loop.inputs]
+    changing = {*carry, *(row.name for row in stacked), *(node.name for node in nodes)}
+    taken = {node.name: row for node in nodes if (row := _row(node, loop, changing)) is not None}
+    rows = (*stacked, *taken.values())
+    graph = Graph((), tuple(node for node in nodes if node.name not in taken), loop.body.outputs)
+    call = graph_call(graph, device, how=plain, first=[*carry, *(row.name for row in rows)])
+    return Steps(loop, call, device, rows, tuple(call.outputs.index(ref) for ref in loop.body.outputs))
+
+
+def _row(node: Node, loop: Loop | Recurrence, changing: set[str]) -> Row | None:
+    """A slice of what is the same in all steps, at a place of the step's own; None of other nodes."""
+    if node.op != "aten.select.int" or node.kwargs or len(node.args) != 3:
+        return None
+    tensor, dim, place = node.args
+    if not isinstance(tensor, Ref) or tensor.name in changing or not isinstance(dim, int):
+        return None
+    places = loop.tables[place.table] if isinstance(place, StepNumber) else ()
+    whole = [number for number in places if isinstance(number, int)]
+    return Row(node.name, tensor.key, dim, whole) if whole and len(whole) == len(places) else None
+
+
+def _picked(places: Sequence[int]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """The entries of a tuple at these places."""
+    if all(b == a + 1 for a, b in pairwise(places)):
+        return itemgetter(slice(places[0], places[-1] + 1) if places else slice(0))
+    return itemgetter(*places)
