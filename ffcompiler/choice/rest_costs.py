@@ -19,6 +19,8 @@ ENOUGH = 0.1
 """Seconds: about so long are steps of the captured loop timed."""
 STEPS = 20
 """So many of them at most."""
+IN_A_ROW = 32
+"""Steps of a recurrence that are timed together, the last ones: each by itself takes longer."""
 AT_LEISURE = 0.5
 """Seconds: blocks of a chain that takes longer are timed once each."""
 
@@ -73,8 +75,9 @@ def _step(runner: Runner, execution: Execution, known: Replay, now: Now) -> floa
     if step is not None:
         return _few(lambda: step(checkpoint.before), now)
     assert runner.recurrent is not None
-    bound = runner.recurrent.steps.bind(execution.env)
-    return _few(lambda: bound(checkpoint.before, k), now)
+    steps, blocks = runner.recurrent.steps, runner.recurrent.blocks
+    done = max(blocks - IN_A_ROW, 0)
+    return _few(lambda: steps.finish(execution.env, checkpoint.before, (), done), now) / (blocks - done)
 
 
 def _few(call: Callable[[], object], now: Now) -> float:

@@ -50,7 +50,7 @@ def _decided(system: System, pairs: int) -> dict[str, Any]:
     variants, chosen, checks = dict(every_variant(function, ways)), ways[0].name, Checks()
     refusal = refusal_of(auto.plan)
     check(system, variants, system.inputs, checks)
-    seconds = in_turns(variants, system.inputs, range(2, 2 + pairs), keep={chosen, EAGER})
+    seconds = in_turns(variants, system.inputs, range(2, 2 + pairs), keep={chosen})
     hard = {} if refusal is not None else dict(on_hard_inputs(system, variants, seconds, chosen, checks))
     return {
         "chosen": chosen,
@@ -75,8 +75,8 @@ def every_variant(function: Function, ways: Iterable[Way]) -> Iterator[tuple[str
 def in_turns(variants: Variants, inputs: Inputs, seeds: Iterable[int], keep: set[str]) -> Seconds:
     """Seconds of each variant on the inputs of each seed, one variant after the other.
 
-    After two rounds those that are far slower than the fastest drop out, but for ``keep``: in one, a machine that does
-    something else for a moment can make any of them slow.
+    After two rounds those that are far slower than the fastest drop out: in one, a machine that does something else for
+    a moment can make any of them slow. What is to be kept drops out of none, and the function itself after `FEWEST`.
     """
     seconds: Seconds = {name: [] for name in variants}
     began = time.perf_counter()
@@ -84,7 +84,7 @@ def in_turns(variants: Variants, inputs: Inputs, seeds: Iterable[int], keep: set
         if done >= FEWEST and time.perf_counter() - began > ENOUGH:
             break
         arguments = inputs(seed)
-        for name in _worth_running(seconds, keep):
+        for name in _worth_running(seconds, keep | ({EAGER} if done < FEWEST else set())):
             torch.manual_seed(seed)
             seconds[name].append(seconds_of(lambda: variants[name](*arguments), torch.device("cpu")))  # noqa: B023
     return seconds

@@ -47,6 +47,7 @@ class Summary:
         found: list[tuple[str, list[float], Callable[[list[float]], float]]] = [
             ("regret, geometric mean", regrets, statistics.geometric_mean),
             ("regret, worst", regrets, max),
+            ("regret, worst, the best named by the same turns", [d.lead for d in self.decided], max),
             ("error of the prediction, median", _errors(self.decided), statistics.median),
             ("error of the prediction, parallel ones, median", _errors(parallel), statistics.median),
             ("error of the predicted share, median", _share_errors(self.decided), statistics.median),
@@ -62,6 +63,7 @@ class Summary:
         """The system behind each figure that is a worst one."""
         of = {
             "regret, worst": {d.system: d.regret for d in self.decided},
+            "regret, worst, the best named by the same turns": {d.system: d.lead for d in self.decided},
             "compiled by eager, worst": {d.system: d.slowdown for d in self.decisions if d.error is None},
             "guarded time on hard inputs by eager, worst": {
                 f"{d.system}: {what}": ratio for d in self.decisions for what, ratio in d.guarded().items()
