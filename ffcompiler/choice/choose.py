@@ -226,9 +226,9 @@ def choose(plan: Plan, wanted: Schedule | None, calibration: Calibration) -> Pla
         )
     if wanted is not None:
         return replace(plan, schedule=wanted, why="the schedule was asked for by name")
-    best = best_of(sequential, calibration.candidates, calibration.harder)
-    told = tuple(_told(c, best, calibration.harder) for c in plan.candidates)
-    return replace(plan, schedule=best.schedule, why=_why(best, plan.candidates), candidates=told)
+    best, harder = best_of(sequential, calibration.candidates, calibration.harder), calibration.harder
+    told = tuple(_told(c, best, harder) for c in plan.candidates)
+    return replace(plan, schedule=best.schedule, why=_why(best, plan.candidates, harder), candidates=told)
 
 
 def best_of(
@@ -242,7 +242,7 @@ def best_of(
     """
 
     def expected(c: Candidate) -> float:
-        return c.seconds + RARE * (harder or {}).get(c.schedule, 0.0)
+        return _expected(c, harder or {})
 
     able = [c for c in candidates if not c.excluded]
     run = [c for c in able if c.measured]
@@ -257,37 +257,51 @@ def best_of(
     return next(c for c in run if c.schedule.sweeps and expected(c) <= NEAR * expected(fastest))
 
 
-def _why(best: Candidate, candidates: Sequence[Candidate]) -> str:
+def _expected(candidate: Candidate, harder: Mapping[Schedule, float]) -> float:
+    """Seconds in the mean over inputs, of which a few need more sweeps."""
+    return candidate.seconds + RARE * harder.get(candidate.schedule, 0.0)
+
+
+def _why(best: Candidate, candidates: Sequence[Candidate], harder: Mapping[Schedule, float]) -> str:
     sequential = candidates[0]
     if best is sequential:
         faster = any(c.measured and c.seconds < sequential.seconds and not c.excluded for c in candidates)
         much = " by enough to count on it" if faster else ""
         return f"no parallel schedule was faster than the reference{much} on the example inputs"
     measured = "on the example inputs" if best.measured else "predicted for the example inputs"
-    others = sorted(c.seconds for c in candidates if c is not best and not c.excluded)
+    other = min((c for c in candidates if c is not best and not c.excluded), key=lambda c: c.seconds)
     ratio = sequential.seconds / best.seconds
+    more = f", but {_longer(other, harder)}" if _is_risky(other, best, harder) else ""
     return (
         f"{best.seconds:.4g} s {measured}, {ratio:.1f}x the reference's speed; "
-        f"the fastest other candidate needs {others[0]:.4g} s"
+        f"the fastest other candidate needs {other.seconds:.4g} s{more}"
     )
+
+
+def _is_risky(loser: Candidate, best: Candidate, harder: Mapping[Schedule, float]) -> bool:
+    """Whether it would have won, but for inputs that need more sweeps."""
+    return loser.seconds <= best.seconds and best.measured and _expected(loser, harder) > _expected(best, harder)
+
+
+def _longer(candidate: Candidate, harder: Mapping[Schedule, float]) -> str:
+    return f"{candidate.seconds + harder[candidate.schedule]:.3g} s on inputs that need more sweeps"
 
 
 def _told(loser: Candidate, best: Candidate, harder: Mapping[Schedule, float]) -> Candidate:
     """The candidate with what it lost by."""
     if loser is best or loser.excluded:
         return loser
-    return replace(loser, note=f"{loser.note}; {_lost(loser, best, harder.get(loser.schedule, 0.0))}")
+    return replace(loser, note=f"{loser.note}; {_lost(loser, best, harder)}")
 
 
-def _lost(loser: Candidate, best: Candidate, harder: float) -> str:
+def _lost(loser: Candidate, best: Candidate, harder: Mapping[Schedule, float]) -> str:
     ratio = loser.seconds / best.seconds
     if not loser.measured and loser.schedule.sweeps and not loser.sweeps:
         return "not run"
     if not loser.measured:
         return f"not run: predicted {ratio:.2f}x the time of {best.schedule}"
-    if ratio <= 1.0 and best.measured and harder > loser.seconds:
-        longer = loser.seconds + harder
-        return f"{1.0 / ratio:.2f}x as fast as {best.schedule}, but {longer:.3g} s on inputs that need more sweeps"
+    if _is_risky(loser, best, harder):
+        return f"{1.0 / ratio:.2f}x as fast as {best.schedule}, but {_longer(loser, harder)}"
     if ratio < 1.0 / NEAR and best.measured:
         return f"{1.0 / ratio:.2f}x as fast as {best.schedule}, too little to count on"
     if ratio <= NEAR and best.measured:

@@ -107,9 +107,10 @@ class Contest:
                     return
                 if schedule != CAPTURED:
                     self.run[schedule] = self.trial.again(self.run[schedule], self.outlook.reference_seconds)
-            if CAPTURED in close:
+            left = self.left() - self.outlook.reference_seconds
+            if CAPTURED in close and left > self.run[CAPTURED].seconds:
                 self._pair()
-            elif self.left() > self.outlook.reference_seconds:
+            elif left > 0.0:
                 self.reference.look()
 
     def _moved(self) -> bool:

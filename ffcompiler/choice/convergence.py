@@ -80,10 +80,14 @@ class Trace:
 
 
 def _later(start: int, fronts: tuple[int, ...]) -> tuple[int, ...]:
-    """The fronts of a run that needs `HARDER` times as many sweeps, one more at least."""
-    count = max(math.ceil(HARDER * len(fronts)), len(fronts) + 1) if fronts else 0
-    done = [min(int(sweep / HARDER), sweep - 1, len(fronts)) for sweep in range(1, count + 1)]
-    return tuple(fronts[sweeps - 1] if sweeps else start for sweeps in done)
+    """The fronts of a run that needs `HARDER` times as many sweeps, one more at least; but each sweep ends a block."""
+    found: list[int] = []
+    while fronts and (not found or found[-1] < fronts[-1]):
+        sweep = len(found) + 1
+        as_many = min(int(sweep / HARDER), sweep - 1)
+        front = fronts[min(as_many, len(fronts)) - 1] if as_many else start
+        found.append(min(max(front, start + sweep), fronts[-1]))
+    return tuple(found)
 
 
 class Ages:

@@ -20,7 +20,7 @@ ENOUGH = 0.1
 STEPS = 20
 """So many of them at most."""
 IN_A_ROW = 32
-"""Steps of a recurrence that are timed together, the last ones: each by itself takes longer."""
+"""Steps of a recurrence that are timed together, at most: each by itself takes longer."""
 AT_LEISURE = 0.5
 """Seconds: blocks of a chain that takes longer are timed once each."""
 
@@ -65,7 +65,7 @@ def _end(runner: Runner, execution: Execution, known: Replay) -> None:
 
 
 def _step(runner: Runner, execution: Execution, known: Replay, now: Now) -> float:
-    """Seconds of a step of the captured loop as a handover makes it: the median of a few in the middle."""
+    """Seconds of a step of the captured loop as a handover makes it: of a few, from a state that occurs before them."""
     checkpoint = known.checkpoints[len(known.checkpoints) // 2]
     k, system = checkpoint.position, runner.system
     if system is not None:
@@ -75,9 +75,10 @@ def _step(runner: Runner, execution: Execution, known: Replay, now: Now) -> floa
     if step is not None:
         return _few(lambda: step(checkpoint.before), now)
     assert runner.recurrent is not None
-    steps, blocks = runner.recurrent.steps, runner.recurrent.blocks
-    done = max(blocks - IN_A_ROW, 0)
-    return _few(lambda: steps.finish(execution.env, checkpoint.before, (), done), now) / (blocks - done)
+    steps, env, before = runner.recurrent.steps, execution.env, checkpoint.before
+    one = _median(lambda: steps.run(env, before, k, k + 1), 2, now)
+    count = min(IN_A_ROW, runner.recurrent.blocks - k, int(ENOUGH / max(one, 1e-9)))
+    return one if count < 2 else _few(lambda: steps.run(env, before, k, k + count), now) / count
 
 
 def _few(call: Callable[[], object], now: Now) -> float:

@@ -53,7 +53,7 @@ def heap_aside() -> Iterator[None]:
     """The garbage collector looks at objects that are made from now on, and no others.
 
     A look at all that a program holds takes a tenth of a second, in whichever call it falls: longer than many a run
-    that is timed. What the program has set aside itself stays so.
+    that is timed. Where the program has set objects aside itself, nothing is changed.
     """
     if gc.get_freeze_count():
         yield

@@ -38,9 +38,10 @@ def repeat_costs(
     ``reference``: seconds of all steps of the reference; ``again`` measures them once more, so that both kinds of
     steps are compared as the machine is at one moment. ``now`` waits for the device.
     """
-    state = repeat.steps(env)(init)
-    one = _steps_seconds(repeat, env, state, 1, now)
-    count = max(1, min(STEPS, repeat.blocks, int(ENOUGH / max(one, 1e-9))))
+    state = repeat.steps(env)(init)  # not counted: the first call
+    one = _steps_seconds(repeat, env, init, 1, now)
+    if (count := min(STEPS, repeat.blocks - 1, int(ENOUGH / max(one, 1e-9)))) < 1:
+        state, count = init, 1  # no more steps than there are: further ones may read past the end of something
     turns = [(again() / repeat.blocks, _steps_seconds(repeat, env, state, count, now) / count) for _ in range(ROUNDS)]
     ratio = min(ours for _, ours in turns) / max(min(theirs for theirs, _ in turns), 1e-9)
     step = reference / repeat.blocks

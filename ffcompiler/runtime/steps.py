@@ -36,14 +36,14 @@ class Row:
         """Of one step."""
         return env[self.tensor].select(self.dim, self.places[k])
 
-    def views(self, env: Mapping[str, Tensor], done: int) -> Sequence[Tensor]:
-        """Of all steps from ``done`` on, made in one call: the same views."""
+    def views(self, env: Mapping[str, Tensor], start: int, stop: int) -> Sequence[Tensor]:
+        """Of all steps from ``start`` on, before ``stop``, made in one call: the same views."""
         tensor = env[self.tensor]
         size = tensor.shape[self.dim]
-        places = [place % size for place in self.places[done:]]
+        places = [place + size if place < 0 else place for place in self.places[start:stop]]
         lo, hi = min(places, default=0), max(places, default=-1) + 1
-        if hi - lo > SPARSE * len(places):
-            return [tensor.select(self.dim, place) for place in places]
+        if hi - lo > SPARSE * len(places) or hi > size or lo < 0:  # `select` says what is out of range
+            return [tensor.select(self.dim, place) for place in self.places[start:stop]]
         views = tensor.narrow(self.dim, lo, hi - lo).unbind(self.dim)
         return [views[place - lo] for place in places]
 
@@ -65,7 +65,7 @@ class Steps:
         return [env[name] for name in self.call.inputs[len(self.loop.carry) + len(self.rows) :]]
 
     def bind(self, env: Mapping[str, Tensor]) -> Step:
-        """One step as a function, for one thread. ``env`` is looked up here, once for all steps."""
+        """One step as a function: of a run of them `run` makes less work."""
         function, rows, fixed, picked = self.call.function, self.rows, self._fixed(env), _picked(self.order)
         tables = [self.loop.tables[table] for table in self.call.tables]
 
@@ -82,17 +82,10 @@ class Steps:
 
         ``kept``: what those collected, ``[done, *shape]``.
         """
-        loop, function, fixed = self.loop, self.call.function, self._fixed(env)
-        state_of, left_of = _picked(self.order[: len(loop.carry)]), _picked(self.order[len(loop.carry) :])
-        left: list[tuple[Tensor, ...]] = []
-        for given, numbers in zip(self._given(env, done), self._numbers(done), strict=True):
-            made = function(*state, *given, *fixed, *numbers)
-            state = state_of(made)
-            if loop.collected:
-                left.append(left_of(made))
+        loop = self.loop
+        state, rest = self.run(env, state, done, loop.hi - loop.lo)
         if not loop.collected:
             return state
-        rest = [torch.stack(column) for column in zip(*left, strict=True)]
         if not kept and not rest:  # of no step at all
             kinds = [(value.type.shape, getattr(torch, value.type.dtype)) for value in loop.collected]
             return (*state, *(torch.zeros(shape, dtype=dtype, device=self.device) for shape, dtype in kinds))
@@ -100,16 +93,25 @@ class Steps:
             return (*state, *(rest or kept))
         return (*state, *(torch.cat([a, b]) for a, b in zip(kept, rest, strict=True)))
 
-    def _given(self, env: Mapping[str, Tensor], done: int) -> Iterator[tuple[Tensor, ...]]:
-        """What is given to each step from ``done`` on."""
-        if not self.rows:
-            return repeat((), self.loop.hi - self.loop.lo - done)
-        return zip(*(row.views(env, done) for row in self.rows), strict=True)
+    def run(
+        self, env: Mapping[str, Tensor], state: tuple[Tensor, ...], start: int, stop: int
+    ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        """The state after the steps from ``start`` on, before ``stop``, and what each collected: none of no step."""
+        function, fixed, size = self.call.function, self._fixed(env), len(self.loop.carry)
+        state_of, left_of, collects = _picked(self.order[:size]), _picked(self.order[size:]), bool(self.loop.collected)
+        left: list[tuple[Tensor, ...]] = []
+        rows = [row.views(env, start, stop) for row in self.rows]
+        tables = [self.loop.tables[table][start:stop] for table in self.call.tables]
+        for given, numbers in zip(_columns(rows, stop - start), _columns(tables, stop - start), strict=True):
+            made = function(*state, *given, *fixed, *numbers)
+            state = state_of(made)
+            if collects:
+                left.append(left_of(made))
+        return state, [torch.stack(column) for column in zip(*left, strict=True)]
 
-    def _numbers(self, done: int) -> Iterator[tuple[int | float, ...]]:
-        if not self.call.tables:
-            return repeat((), self.loop.hi - self.loop.lo - done)
-        return zip(*(self.loop.tables[table][done:] for table in self.call.tables), strict=True)
+
+def _columns(rows: Sequence[Sequence[Any]], count: int) -> Iterator[tuple[Any, ...]]:
+    return zip(*rows, strict=True) if rows else repeat((), count)
 
 
 def make_steps(loop: Loop | Recurrence, device: torch.device) -> Steps:
