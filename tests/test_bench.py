@@ -159,7 +159,7 @@ def test_a_recurrence_is_measured_beside_its_loop_and_the_fused_module(
 ) -> None:
     monkeypatch.setattr(recurrences, "STEPS", 40)
     report = recurrences.run(name, pairs=2, threads=1)
-    assert report.right
+    assert report.right and "40 steps" in report.case.title
     assert report.errors["fused module"] < 1e-5
     data = report.to_json()
     assert {len(seconds) for seconds in data["raw_seconds"].values()} == {2}

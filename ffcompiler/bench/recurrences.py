@@ -51,17 +51,17 @@ def tanh_rnn(features: int = 4) -> Case:
 
 def gru(features: int = 2) -> Case:
     """`nn.GRUCell` in a loop, with the weights that `nn.GRU` begins with."""
-    return _cells("GRU", nn.GRU, nn.GRUCell, features, 1)
+    return _cells("GRU", nn.GRU, nn.GRUCell, features, 1, STEPS)
 
 
 def lstm(features: int = 2) -> Case:
     """The same of `nn.LSTMCell`, whose memory is longer."""
-    return _cells("LSTM", nn.LSTM, nn.LSTMCell, features, 1)
+    return _cells("LSTM", nn.LSTM, nn.LSTMCell, features, 1, STEPS)
 
 
 def gru_layers(features: int = 2, layers: int = 2) -> Case:
     """Layers that each run over the whole sequence: loops in a row."""
-    return _cells(f"GRU of {layers} layers", nn.GRU, nn.GRUCell, features, layers)
+    return _cells(f"GRU of {layers} layers", nn.GRU, nn.GRUCell, features, layers, STEPS)
 
 
 def gru_wide(features: int = 64, steps: int = 4096) -> Case:
@@ -92,7 +92,7 @@ def _cells(
     make: Callable[..., Any],
     features: int,
     layers: int,
-    steps: int = STEPS,
+    steps: int,
 ) -> Case:
     module = _seeded(fused(features, features, layers, batch_first=True))
     cells = _cells_like(module, make)
