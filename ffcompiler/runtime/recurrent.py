@@ -23,6 +23,7 @@ from ..stacks import parts_sunk, stack_of
 from .blocks import Env, Values
 from .cells import spelled_out
 from .graphs import GraphCall, graph_call
+from .layout import laid_out
 from .lift.lifted import Lifted
 from .lift.window import Window, results_of
 from .runs import ALONE, Runs
@@ -200,12 +201,7 @@ class Recurrent:
 
     def at(self, state: Trajectory, done: int) -> tuple[Tensor, ...]:
         """The state after ``done`` steps, in the layout that the author's loop has."""
-        return tuple(
-            torch.empty_strided(value.type.shape, value.type.stride, dtype=leaf.dtype, device=leaf.device).copy_(
-                leaf[done]
-            )
-            for value, leaf in zip(self.loop.carry, state, strict=True)
-        )
+        return tuple(laid_out(value.type, leaf[done]) for value, leaf in zip(self.loop.carry, state, strict=True))
 
     def premises_hold(self, values: list[Tensor], sums: Sequence[float]) -> bool:
         """There are none."""
